@@ -4,12 +4,13 @@ SHELL := /usr/bin/env bash
 
 CARGO ?= cargo
 export REPLICAS ?= 1
+export NODES ?= 1
 CARGO_TARGET_DIR ?= $(CURDIR)/target
 RELEASE := $(CARGO_TARGET_DIR)/release
 # Everything except the benchmarks, which have many dependencies of their own.
 PRODUCT := --workspace --exclude roster-bench
 
-.PHONY: demo test test-quick test-scale bench bench-large up down generate format lint deny toolchain build control-plane image
+.PHONY: demo test test-quick test-e2e test-scale bench bench-large up down cluster cluster-down generate format lint deny toolchain build control-plane image
 
 ## demo: start a control plane and an operator, apply examples/, show the results, and run until Ctrl-C
 demo: build control-plane
@@ -22,7 +23,7 @@ test: export ROSTER_TEST_BINARY = $(RELEASE)/roster
 test: lint image control-plane
 	@{ \
 	  $(TEST) $(PRODUCT) --lib --bins -- $(TIMED); \
-	  $(TEST) $(PRODUCT) --test '*' -- $(TIMED) --test-threads=$(TEST_THREADS) --skip scale::; \
+	  $(TEST) $(PRODUCT) --test integration --test dev -- $(TIMED) --test-threads=$(TEST_THREADS) --skip scale::; \
 	  $(TEST) --test integration -- $(TIMED) --nocapture --test-threads=1 scale::; \
 	} | tests/slowest
 
@@ -36,6 +37,11 @@ T ?= no-integration-test
 test-quick:
 	$(CARGO) test --locked $(PRODUCT) --lib --bins
 	$(CARGO) test --locked --test integration -- $(T)
+
+## test-e2e: tests of Roster in pods of a cluster with two nodes, and of `make cluster`. Needs root, runc and nft. The first
+## run builds kubelet, containerd, CNI plugins and CoreDNS
+test-e2e: image control-plane
+	$(CARGO) test --locked $(PRODUCT) --test e2e --test cluster
 
 ## test-scale: the scale tests at full size (`make test` runs them at a fifth). Takes about half an hour
 test-scale: export ROSTER_TEST_BINARY = $(RELEASE)/roster
@@ -51,7 +57,7 @@ bench: control-plane
 	$(CARGO) build --locked --release -p roster-bench
 	@exec $(RELEASE)/roster-bench $(BENCH_FLAGS)
 
-## bench-large: queries, watches and cost up to 100,000 users. Takes long and needs 8 GiB of memory
+## bench-large: queries, watches and cost up to 100,000 users. Takes a long time and needs 8 GiB of memory
 bench-large:
 	@$(MAKE) --no-print-directory bench BENCH_FLAGS="--only queries --sizes 1000,10000,100000 $(BENCH_FLAGS)"
 
@@ -62,6 +68,15 @@ up: build control-plane
 ## down: stop what `make up` started
 down:
 	@if [ -x $(RELEASE)/roster-dev ]; then $(RELEASE)/roster-dev down; fi
+
+## cluster: start a cluster with kubelet, containerd and kube-proxy in the background, with the chart installed and Roster
+## running in pods. NODES=2 starts two nodes. Needs root, runc and nft. Writes target/cluster/env
+cluster: image control-plane
+	@$(RELEASE)/roster-dev cluster --image $(CARGO_TARGET_DIR)/image/roster.tar
+
+## cluster-down: stop what `make cluster` started
+cluster-down:
+	@if [ -x $(RELEASE)/roster-dev ]; then $(RELEASE)/roster-dev cluster-down; fi
 
 ## generate: regenerate crds/ and docs/reference/api/ from the types
 generate: build

@@ -1,6 +1,6 @@
-// What tests look at the chart with. A module of its own, and a small one: it is built in less than a minute, and its
-// versions leave those of the control plane alone. (kube-linter would do what kube-score does; its module can't be had from
-// every Go proxy, and it brings Helm, cert-manager and more with it.)
+// Linters that tests run on the chart. A separate module, so that it builds in less than a minute and its versions do not
+// affect those of the control plane. (kube-linter would do the same as kube-score, but its module is not available from
+// every Go proxy, and it depends on Helm, cert-manager and more.)
 module roster.dev/linters
 
 go 1.26.0

@@ -1,5 +1,6 @@
 //! `roster check`: checks the installation through kube-apiserver. `helm test` runs it.
 
+use roster_api::printable;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
@@ -57,7 +58,7 @@ pub(super) fn execute(args: &Args) -> Result<bool> {
                 for (what, outcome) in findings {
                     match outcome {
                         Ok(()) => println!("ok      {what}"),
-                        Err(error) => println!("FAILED  {what}: {error:#}"),
+                        Err(error) => println!("FAILED  {what}: {}", printable::lines(&format!("{error:#}"))),
                     }
                 }
                 return Ok(all_passed);

@@ -4,7 +4,7 @@ use anyhow::{Context, Result};
 use kube::{Client, Config};
 use roster_runtime::operations::client::identify;
 
-/// Returns how to reach kube-apiserver. `component` is the command's name in the `User-Agent`.
+/// Returns the client configuration for kube-apiserver. `component` is the command's name in the `User-Agent`.
 ///
 /// # Errors
 /// If no cluster is configured.

@@ -9,11 +9,10 @@ use futures::{StreamExt, stream};
 use k8s_openapi::api::core::v1::Secret;
 use kube::api::{Api, ApiResource, DynamicObject, ListParams};
 use kube::{Client, Resource};
-use roster_api::{API_VERSION, Group, User};
+use roster_api::{API_VERSION, Group, SOURCE_ID_ANNOTATION, User};
 use roster_credentials::hash::Ceiling;
 use roster_credentials::source::{self, Source};
 use roster_import::assemble::{self, Content};
-use roster_import::draft::SOURCE_ANNOTATION;
 use roster_import::rules::{Kind, Rules};
 use roster_import::write::{Record, Target, Writer, writer};
 use secrecy::ExposeSecret;
@@ -55,7 +54,7 @@ enum ExportFormat {
     Json,
     /// All fields, as one YAML document for each manifest.
     Yaml,
-    /// People as inetOrgPerson and posixAccount, groups as groupOfNames.
+    /// People as inetOrgPerson, groups as groupOfMembers.
     Ldif,
     /// Usernames and password hashes.
     Htpasswd,
@@ -150,15 +149,16 @@ impl Export {
     }
 }
 
-/// Returns the declared part of an object: name, labels, identity in the source that it was imported from, and `spec`.
+/// Returns the declared part of an object: name, labels, `spec`, and the annotation with the identity in the source
+/// from which it was imported.
 fn declared(kind: Kind, object: &DynamicObject) -> Value {
     let mut metadata = json!({"name": object.metadata.name});
     if let Some(labels) = object.metadata.labels.as_ref().filter(|labels| !labels.is_empty()) {
         metadata["labels"] = json!(labels);
     }
-    // A later import from the same source recognizes the Group by it.
-    if let Some(source) = object.metadata.annotations.as_ref().and_then(|known| known.get(SOURCE_ANNOTATION)) {
-        metadata["annotations"] = json!({SOURCE_ANNOTATION: source});
+    // A later import from the same source recognizes the Group by this annotation.
+    if let Some(source) = object.metadata.annotations.as_ref().and_then(|known| known.get(SOURCE_ID_ANNOTATION)) {
+        metadata["annotations"] = json!({SOURCE_ID_ANNOTATION: source});
     }
     json!({"apiVersion": API_VERSION, "kind": kind.name(), "metadata": metadata, "spec": object.data["spec"]})
 }

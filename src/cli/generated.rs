@@ -1,10 +1,10 @@
-//! Generated files: prints, writes or checks them.
+//! Prints, writes or checks generated files.
 
 use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail};
 
-/// What to do with the files.
+/// Flags of the commands that generate files.
 #[derive(clap::Args, Debug)]
 pub(super) struct Args {
     /// Write the files to this folder.

@@ -1,6 +1,7 @@
 //! `roster groups`: lists the groups of a User and the path to each.
 
 use anyhow::{Result, bail};
+use roster_api::printable;
 use roster_core::directory::Directory;
 use roster_core::directory::membership::query::Pending;
 use roster_runtime::informers::snapshot::snapshot;
@@ -24,13 +25,13 @@ pub(super) fn execute(args: &Args) -> Result<()> {
         bail!("User {} not found", args.user);
     }
     for line in lines(&args.user, &directory) {
-        println!("{line}");
+        println!("{}", printable::line(&line));
     }
     Ok(())
 }
 
-/// One line for each group: its name, the path of groups to it, and the fields that declare the first membership of the
-/// path. Then one line for each pending group.
+/// Returns one line for each group: its name, the path of groups to it, and the fields that declare the first
+/// membership of the path. One line for each pending group follows.
 fn lines(user: &str, directory: &Directory) -> Vec<String> {
     let memberships = &directory.memberships;
     let mut groups: Vec<&str> = memberships.groups_of(user).collect();
@@ -44,7 +45,7 @@ fn lines(user: &str, directory: &Directory) -> Vec<String> {
     pending.sort_unstable();
     let waits = |(group, why): (&str, Pending)| {
         let why = match why {
-            Pending::NotFound => "there is no such Group",
+            Pending::NotFound => "the Group does not exist",
             Pending::NotAccepted => "the Group does not set spec.acceptDeclaredMembers",
         };
         format!("{group}: pending: {why}")

@@ -1,5 +1,6 @@
 //! `roster guard explain`: shows what a manifest would grant, and whether the guard would allow it.
 
+use roster_api::printable;
 use std::io::Read;
 use std::path::PathBuf;
 
@@ -10,6 +11,7 @@ use k8s_openapi::api::core::v1::{Namespace, Secret};
 use kube::{Api, Client, Resource, ResourceExt};
 use roster_api::{API_VERSION, Group, RoleBinding, User};
 use roster_core::directory::Directory;
+use roster_core::directory::callers::PresentedIdentity;
 use roster_core::rbac::Policy;
 use roster_core::rbac::guard::{GuardedChange, cycle, requirements};
 use roster_core::rbac::requirement::{Requirement, Requirements};
@@ -19,6 +21,8 @@ use roster_server::admission::guard::{GuardContext, Guarded};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_yaml::Value;
+
+use super::cluster;
 
 /// Commands about the guard.
 #[derive(Debug, Subcommand)]
@@ -64,7 +68,7 @@ impl GuardCommand {
     async fn run(self) -> Result<bool> {
         let Self::Explain(args) = self;
         let text = read(&args.filename)?;
-        let client = Client::try_default().await.context("no access to a cluster: set KUBECONFIG")?;
+        let client = cluster::client("guard").await?;
         let groups = args.groups.iter().cloned().chain(["system:authenticated".to_owned()]);
         let explainer = Explainer {
             directory: snapshot(&client).await?,
@@ -98,6 +102,11 @@ fn read(path: &PathBuf) -> Result<String> {
     Ok(text)
 }
 
+/// Prints a line. Native bindings and their subjects may have any name, also one with line breaks.
+fn say(line: &str) {
+    println!("{}", printable::line(line));
+}
+
 struct Explainer {
     client: Client,
     directory: Directory,
@@ -115,11 +124,11 @@ impl Explainer {
             (API_VERSION, "Group") => {
                 let group: Group = object(value)?;
                 if let Some(path) = cycle(&group, &self.directory).filter(|_| !self.delete) {
-                    println!(
+                    say(&format!(
                         "Group {}: refused: spec.memberGroups would close the cycle {}",
                         group.name_any(),
                         path.join(" ⊇ ")
-                    );
+                    ));
                     return Ok(false);
                 }
                 self.guarded::<Group>(value, &Api::all(self.client.clone())).await
@@ -141,14 +150,17 @@ impl Explainer {
     where
         K: Guarded + Clone + std::fmt::Debug + DeserializeOwned,
     {
-        let new: K = object(value)?;
+        let mut new: K = object(value)?;
         let old = api.get_opt(&new.name_any()).await?;
-        let known = GuardContext::new(&self.directory, &self.policy, self.requester.username.as_deref());
+        keep_unnamed(old.as_ref(), &mut new);
+        let username = self.requester.username.as_deref().unwrap_or_default();
+        let requester = self.directory.requester(PresentedIdentity { username, ..PresentedIdentity::default() });
+        let known = GuardContext::new(&self.directory, &self.policy, requester);
         if let Some(conflict) = K::conflict(old.as_ref(), &new, &known).filter(|_| !self.delete)
             && !self.access.may_bind_everything(&self.requester).await?
         {
             let what = if old.is_some() { "change" } else { "create" };
-            println!("{} {}, {what}: refused: {conflict}", K::kind(&()), new.name_any());
+            say(&format!("{} {}, {what}: refused: {conflict}", K::kind(&()), new.name_any()));
             return Ok(false);
         }
         let required = K::requirements(old.as_ref(), (!self.delete).then_some(&new), &known);
@@ -156,8 +168,9 @@ impl Explainer {
     }
 
     async fn role_binding(&self, value: &Value) -> Result<bool> {
-        let new: RoleBinding = object(value)?;
+        let mut new: RoleBinding = object(value)?;
         let old = Api::<RoleBinding>::all(self.client.clone()).get_opt(&new.name_any()).await?;
+        keep_unnamed(old.as_ref(), &mut new);
         let change = GuardedChange::RoleBinding(old.as_ref(), (!self.delete).then_some(&new));
         let required = requirements(&change, &self.directory, &self.policy);
         self.print(&format!("RoleBinding {}", new.name_any()), old.is_some(), required).await
@@ -170,27 +183,39 @@ impl Explainer {
             (false, false) => "create",
         };
         let requester = self.requester.username.as_deref().unwrap_or_default();
-        println!("{what}, {verb} by {requester}:");
+        say(&format!("{what}, {verb} by {requester}:"));
         if required.is_empty() {
-            println!("  grants nothing and affects nobody who holds a role");
+            say("  grants nothing and does not affect anyone who holds a role");
         }
         for (requirement, reason) in &required {
             match requirement {
                 Requirement::Bind(grant) => {
-                    println!("  {grant}: {} holds or would hold it (by {})", reason.identity, reason.by);
+                    say(&format!("  {grant}: {} holds or would hold it (by {})", reason.identity, reason.by));
                 }
                 Requirement::Assign(_) => {
-                    println!("  {}: is or would be the owner (by {})", reason.identity, reason.by);
+                    say(&format!("  {}: is or would be the owner (by {})", reason.identity, reason.by));
+                }
+                Requirement::DeleteNamespace(_) => {
+                    say(&format!("  {}: a tool may delete it (by {})", reason.identity, reason.by));
                 }
             }
         }
         let refused = self.access.first_refused(&self.requester, required).await?;
         match &refused {
-            None => println!("  passes"),
-            Some(refused) => println!("  refused: {refused}"),
+            None => say("  passes"),
+            Some(refused) => say(&format!("  refused: {refused}")),
         }
         Ok(refused.is_none())
     }
+}
+
+/// Keeps the field managers and those annotations that the manifest does not name, as `kubectl apply` does.
+fn keep_unnamed<K: Resource>(old: Option<&K>, new: &mut K) {
+    let Some(old) = old else { return };
+    let mut annotations = old.annotations().clone();
+    annotations.append(new.annotations_mut());
+    *new.annotations_mut() = annotations;
+    new.meta_mut().managed_fields = old.meta().managed_fields.clone();
 }
 
 fn object<K: Resource<DynamicType = ()> + DeserializeOwned>(value: &Value) -> Result<K> {

@@ -14,7 +14,7 @@ mod reference;
 use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand};
-use roster_api::crd;
+use roster_api::{crd, printable};
 use roster_runtime::operations::telemetry;
 
 use crate::config::RunConfig;
@@ -77,7 +77,7 @@ impl Cli {
         match result {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => {
-                eprintln!("error: {error:#}");
+                eprintln!("error: {}", printable::lines(&format!("{error:#}")));
                 ExitCode::FAILURE
             }
         }

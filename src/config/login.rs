@@ -39,8 +39,8 @@ pub(crate) struct LoginConfig {
     #[arg(long, env = "ROSTER_TOKEN_LIFETIME", default_value = "1h", value_parser = duration)]
     pub token_lifetime: Duration,
 
-    /// Algorithm of token signatures: ES256 or RS256. Relying parties that accept only RS256 need the latter, such as Amazon
-    /// EKS and kube-apiserver's --oidc-* flags without --oidc-signing-algs. A change takes effect after 2 hours.
+    /// Algorithm of token signatures: ES256 or RS256. Some relying parties accept only RS256, such as Amazon EKS, and
+    /// kube-apiserver with --oidc-* flags but without --oidc-signing-algs. A change takes effect after 2 hours.
     #[arg(long, env = "ROSTER_TOKEN_SIGNING_ALGORITHM", default_value_t, value_name = "ALGORITHM")]
     pub token_signing_algorithm: SigningAlgorithm,
 

@@ -131,11 +131,11 @@ impl QuotaConfig {
 /// Source of the serving certificate, and lifetimes of the certificates that Roster issues.
 #[derive(Args, Clone, Debug)]
 pub(crate) struct CertificateConfig {
-    /// Lifetime of the certificate authority. It is replaced after two thirds of it.
+    /// Lifetime of the certificate authority, which is replaced after two thirds of this time.
     #[arg(long, env = "ROSTER_CA_LIFETIME", default_value = "8760h", value_parser = duration)]
     pub ca_lifetime: Duration,
 
-    /// Lifetime of a serving certificate. It is replaced after two thirds of it.
+    /// Lifetime of a serving certificate, which is replaced after two thirds of this time.
     #[arg(long, env = "ROSTER_CERTIFICATE_LIFETIME", default_value = "720h", value_parser = duration)]
     pub certificate_lifetime: Duration,
 
@@ -199,7 +199,7 @@ pub(crate) struct RbacConfig {
     #[arg(long, env = "ROSTER_ADMINISTRATOR_ROLE", default_value = "admin")]
     pub administrator_role: String,
 
-    /// Whether to replace groups by their members in native bindings, for authenticators that do not report groups.
+    /// Whether to replace groups with their members in native bindings, for authenticators that do not report groups.
     #[arg(long, env = "ROSTER_EXPAND_GROUPS")]
     pub expand_groups: bool,
 }
@@ -241,7 +241,7 @@ pub(crate) struct LeaseConfig {
 }
 
 impl LeaseConfig {
-    /// Returns the options of the leader election. Without `--identity`, each call returns another identity.
+    /// Returns the options of the leader election. Without `--identity`, each call returns a different identity.
     pub(crate) fn options(&self) -> LeaseOptions {
         LeaseOptions {
             name: self.lease.clone(),
@@ -293,6 +293,12 @@ impl RunConfig {
     /// Returns the username of the operator's ServiceAccount, as the chart creates it.
     pub(crate) fn service_account(&self) -> String {
         format!("system:serviceaccount:{}:roster", self.namespace)
+    }
+
+    /// Returns the issuer of tokens: `--issuer-url`, or the Service.
+    pub(crate) fn issuer_url(&self) -> String {
+        let url = self.logins.issuer_url.clone();
+        url.unwrap_or_else(|| format!("https://{}.{}.svc", self.service, self.namespace))
     }
 
     /// Returns the options of the serving certificate.

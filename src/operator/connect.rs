@@ -15,10 +15,10 @@ use tracing::warn;
 
 use super::replica::Replica;
 
-/// Returns how to reach kube-apiserver.
+/// Returns the client configuration for kube-apiserver.
 pub(super) async fn access() -> Result<Config> {
     let mut config = Config::infer().await.context("no access to a cluster: set KUBECONFIG, or run inside one")?;
-    // Compressing a long list costs kube-apiserver and Roster more than the network within a cluster.
+    // Compressing long lists costs kube-apiserver and Roster more than it saves on the network within a cluster.
     config.disable_compression = true;
     Ok(config)
 }
@@ -54,7 +54,7 @@ impl Keys {
     }
 }
 
-/// Retries for half a minute: kube-apiserver may start after Roster.
+/// Retries for half a minute, because kube-apiserver may start after Roster.
 async fn retried<T, F: Future<Output = Result<T>>>(what: &str, load: impl FnMut() -> F) -> Result<T> {
     const MAX_RETRIES: usize = 29;
     let every_second = ConstantBuilder::default().with_delay(Duration::from_secs(1)).with_max_times(MAX_RETRIES);

@@ -29,9 +29,9 @@ pub(super) struct Leader {
 }
 
 impl Leader {
-    /// Takes part in the election once the informers have synced. Before that, this replica could not do the work, and would
-    /// keep the lease from one that can. A leader that can't renew the lease in time stops its controllers and takes part
-    /// again.
+    /// Takes part in the election once the informers have synced. Before that, this replica could not do the work, but
+    /// would hold the lease instead of a replica that can. A leader that can't renew the lease in time stops its
+    /// controllers and takes part again.
     ///
     /// # Errors
     /// If another replica takes the lease from this one, the controllers are stuck, or one ends by itself.
@@ -80,7 +80,7 @@ impl Leader {
     fn start_election(&self, options: LeaseOptions, election: Arc<Heartbeat>) -> Result<LeaderElection> {
         let Replica { config, access, .. } = &*self.replica;
         let heartbeats = ElectionHeartbeats { election, controllers: Arc::clone(&self.runtime) };
-        // A client of its own: the election must not wait for threads or connections of other work.
+        // The election has its own client, so that it never waits for threads or connections of other work.
         let access = access.clone();
         let connect = move || client::connect(&access, Component::LeaderElection);
         LeaderElection::start(connect, config.namespace.clone(), options, heartbeats)
@@ -124,7 +124,8 @@ impl Leader {
     }
 }
 
-/// Decides whether this replica may lead again: if nobody else can have led meanwhile.
+/// Returns `Ok` if this replica may take part in the election again, because no other replica can have led in the
+/// meantime. Otherwise returns the error that ends this replica.
 fn step_down(lost: Result<()>) -> Result<()> {
     match lost {
         Err(error) if matches!(error.downcast_ref(), Some(Lost::NotRenewed(_))) => {

@@ -1,4 +1,4 @@
-//! The parts that logins, tokens and API keys need, on every replica.
+//! Creates the components for logins, tokens and API keys, which run on every replica.
 
 use std::sync::Arc;
 
@@ -19,17 +19,18 @@ use super::replica::Replica;
 /// Creates the issuer of tokens. `of_api_server` are kube-apiserver's audiences, if known.
 pub(super) fn issuer(replica: &Replica, of_api_server: Vec<String>, keys: &SigningKeyStore) -> Issuer {
     let (config, logins) = (&replica.config, &replica.config.logins);
-    let url = logins.issuer_url.clone();
-    let url = url.unwrap_or_else(|| format!("https://{}.{}.svc", config.service, config.namespace));
-    let audiences =
-        Audiences { accepted: logins.token_audiences.clone(), foreign: logins.oidc_audiences.clone(), of_api_server };
+    let audiences = Audiences {
+        accepted: logins.token_audiences.clone(),
+        relying_parties: logins.oidc_audiences.clone(),
+        of_api_server,
+    };
     if audiences.of_api_server.is_empty() {
         warn!("kube-apiserver's audiences are unknown: the token webhook accepts only those of --token-audiences");
     }
-    Issuer::new(&url, audiences, logins.token_lifetime, keys.keys())
+    Issuer::new(&config.issuer_url(), audiences, logins.token_lifetime, keys.keys())
 }
 
-/// Creates what logins are served with, and the batch of last logins that is to be written.
+/// Creates the components that serve logins, and the batch of last-use times to write.
 pub(super) fn logins(
     replica: &Replica,
     issuer: Arc<Issuer>,

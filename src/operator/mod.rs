@@ -1,9 +1,10 @@
-//! `roster run`: assembles the parts and supervises them.
+//! `roster run`: assembles the components of a replica and supervises them.
 //!
 //! ```text
 //!  every replica:  probes, serving certificate, TLS port (admission, directory API), directory, tombstones of deleted Users,
 //!                  caches of the User controller
-//!  the leader:     User, Group and RoleBinding controllers, certificate authority, caBundles and admission paths
+//!  the leader:     User, Group, RoleBinding and quota controllers, sweep of native bindings, rotation of the certificate
+//!                  authority and signing keys, caBundles and admission paths
 //! ```
 
 mod connect;
@@ -29,9 +30,11 @@ use roster_runtime::tls::listener::{self, Port};
 use roster_runtime::tls::origin::WebhookOrigin;
 use roster_runtime::tls::{api_servers, trust};
 use roster_server::admission::guard::Guard;
+use roster_server::admission::limits::PasswordShares;
 use roster_server::admission::quota::enforcement::Enforcement;
 use roster_server::admission::quota::hints::Hints;
 use roster_server::admission::quota::namespaces::NamespaceCount;
+use roster_server::admission::quota::permits::WaitPermits;
 use roster_server::admission::quota::seen::Seen;
 use roster_server::admission::review::Parser;
 use roster_server::admission::server::{self, Admission};
@@ -84,7 +87,7 @@ pub(crate) async fn run(config: RunConfig) -> Result<()> {
     supervisor.spawn("leader", async move {
         let outcome = Box::pin(led).await;
         if let Err(error) = &outcome {
-            error!(error = format!("{error:#}"), "this replica can't lead any more and restarts");
+            error!(error = format!("{error:#}"), "this replica can no longer lead and shuts down");
             failed.cancel();
         }
         shutdown.cancelled().await;
@@ -117,12 +120,12 @@ impl Replica {
             is_api_server: Arc::new(|_| false),
             api_servers: Vec::new(),
             shed: self.metrics.connections_shed.clone(),
-            // Each response stands alone, so no client has to be sent to another replica.
+            // A probe concerns only this replica, so its clients need not reconnect to another one.
             leaving: CancellationToken::new(),
         }
     }
 
-    /// Starts everything behind the TLS port: admission, the directory API, logins and notifications.
+    /// Starts the components behind the TLS port: admission, the directory API, logins and notifications.
     async fn serve(
         &self,
         tls: TcpListener,
@@ -173,24 +176,30 @@ impl Replica {
         Ok(notifier)
     }
 
-    /// Returns what the webhooks are served with.
+    /// Creates the components that serve the admission webhooks.
     fn admission(&self, guard: Arc<Guard>) -> Admission {
         let Self { client, config, informers, metrics, pool, .. } = self;
-        let seen = Arc::new(Seen::new(client.clone()));
+        let (seen, permits) = (Arc::new(Seen::new(client.clone())), Arc::new(WaitPermits::default()));
         Admission {
             pool: pool.clone(),
+            password_shares: PasswordShares::default(),
             guard,
             namespaces: NamespaceCount::new(client.clone(), &config.namespace, Arc::clone(informers)),
-            enforcement: Enforcement::new(Arc::clone(informers), Arc::clone(&seen)),
-            hints: Hints::new(client.clone(), Arc::clone(informers), seen),
+            enforcement: Enforcement::new(
+                Arc::clone(informers),
+                Arc::clone(&seen),
+                Arc::clone(&permits),
+                config.quota.defaults(),
+            ),
+            hints: Hints::new(client.clone(), Arc::clone(informers), seen, permits),
             parser: Parser::default(),
             metrics: Arc::clone(metrics),
         }
     }
 
-    /// Waits for a signal or until the leader has `failed`, and then for the drain period, or a second signal. Another replica
-    /// becomes the leader immediately. This one serves requests until its clients know that it is not ready, because the
-    /// guard fails closed.
+    /// Waits for a signal or until the leader has `failed`, and then until the drain period is over or a second signal
+    /// arrives. Another replica can become the leader immediately. This one keeps serving requests until its clients
+    /// know that it is not ready, because the guard fails closed.
     async fn drain(&self, leaving: &CancellationToken, failed: &CancellationToken) {
         tokio::select! {
             () = terminated() => {}

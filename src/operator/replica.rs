@@ -1,4 +1,4 @@
-//! What the parts of a replica share.
+//! State that the components of a replica share.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,15 +18,15 @@ use crate::config::RunConfig;
 /// Minimum time without progress after which a task counts as stuck.
 pub(super) const MAX_STALL: Duration = Duration::from_secs(60);
 
-/// What the parts of a replica share.
+/// State that the components of a replica share.
 pub(super) struct Replica {
-    /// Client of the server.
+    /// Client for admission, the directory API and logins.
     pub(super) client: Client,
-    /// How to reach kube-apiserver, for clients of other components.
+    /// Client configuration for kube-apiserver, for components with their own clients.
     pub(super) access: Config,
     pub(super) config: Arc<RunConfig>,
     pub(super) informers: Arc<Informers>,
-    /// What Users refer to, for the User controller.
+    /// Index of the objects that Users refer to, for the User controller.
     pub(super) users: Arc<user::Cache>,
     pub(super) health: Arc<Health>,
     pub(super) metrics: Arc<Metrics>,
@@ -37,13 +37,14 @@ pub(super) struct Replica {
 }
 
 impl Replica {
-    /// Creates the parts, without starting anything.
+    /// Creates the shared components without starting anything.
     ///
     /// # Errors
     /// If the configuration is invalid.
     pub(super) fn new(config: RunConfig, access: Config) -> Result<Self> {
         let (config, metrics) = (Arc::new(config), Arc::new(Metrics::default()));
-        let informers = Arc::new(Informers::new(config.rbac.expand_groups, Arc::clone(&metrics)));
+        let informers = Informers::new(config.rbac.expand_groups, Arc::clone(&metrics));
+        let informers = Arc::new(informers.with_issuer(&config.issuer_url()));
         let sources = config.password_secret_namespaces.iter().cloned().collect();
         let hashing = &config.hashing;
         let pool = HashPool::new(hashing.cost()?, hashing.slots(), usize::from(hashing.queue), metrics.hashing.clone());

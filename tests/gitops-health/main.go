@@ -1,8 +1,8 @@
-// Command gitops-health reads a Kubernetes List as JSON from standard input and prints, for each of its items, what a GitOps
-// tool says of its health: name, status and message, tab-separated.
+// Command gitops-health reads a Kubernetes List as JSON from standard input and prints, for each item, the health that a
+// GitOps tool would report: name, status and message, tab-separated.
 //
-//	gitops-health                 as Flux does: by the kstatus library
-//	gitops-health --lua FILE      as Argo CD does: by a script, in the interpreter that it uses
+//	gitops-health                 as Flux does, with the kstatus library
+//	gitops-health --lua FILE      as Argo CD does, with a Lua script in the interpreter that Argo CD uses
 package main
 
 import (
@@ -17,7 +17,7 @@ import (
 )
 
 func main() {
-	script := flag.String("lua", "", "path of a health script of Argo CD")
+	script := flag.String("lua", "", "path of an Argo CD health script")
 	flag.Parse()
 	if err := run(*script); err != nil {
 		fmt.Fprintln(os.Stderr, err)
@@ -32,7 +32,7 @@ func run(script string) error {
 	}
 	for i := range list.Items {
 		item := &list.Items[i]
-		health, message, err := judge(item, script)
+		health, message, err := computeHealth(item, script)
 		if err != nil {
 			return fmt.Errorf("%s: %w", item.GetName(), err)
 		}
@@ -41,7 +41,7 @@ func run(script string) error {
 	return nil
 }
 
-func judge(item *unstructured.Unstructured, script string) (health, message string, err error) {
+func computeHealth(item *unstructured.Unstructured, script string) (health, message string, err error) {
 	if script == "" {
 		result, err := status.Compute(item)
 		if err != nil {
@@ -57,7 +57,7 @@ func judge(item *unstructured.Unstructured, script string) (health, message stri
 	}
 	answer, ok := state.Get(-1).(*lua.LTable)
 	if !ok {
-		return "", "", fmt.Errorf("the script returns %s", state.Get(-1).Type())
+		return "", "", fmt.Errorf("the script returned a %s instead of a table", state.Get(-1).Type())
 	}
 	return answer.RawGetString("status").String(), answer.RawGetString("message").String(), nil
 }

@@ -66,7 +66,7 @@ async fn reapplying_the_same_file_writes_nothing() {
     cluster.apply(&manifest(&name, "hunter2"));
     let first = secrets.get(&name).await.unwrap();
     assert!(!first.annotations()[LAST_APPLIED].contains("hunter2"));
-    assert!(first.annotations()[LAST_APPLIED].contains("kept"), "only the password is taken out");
+    assert!(first.annotations()[LAST_APPLIED].contains("kept"), "only the password is removed");
     cluster.apply(&manifest(&name, "hunter2"));
     assert_eq!(secrets.get(&name).await.unwrap().resource_version(), first.resource_version());
     cluster.apply(&manifest(&name, "hunter3"));
@@ -166,7 +166,7 @@ async fn hashes_in_requests_stay_within_the_memory_for_hashing() {
     let [_, before] = memory_of(operator);
     let slots = std::thread::available_parallelism().unwrap().get() as u64;
     let budget = (2 * slots * 19_456).max(262_144);
-    // As the stored hash, and as one in the same request: neither is compared with.
+    // The costly hash is only in the request, or stored as well: the password must not be compared with it.
     for stored in [None, Some(COSTLY)] {
         let requests = (0..8).map(|_| async {
             let name = unique("costly");
@@ -182,12 +182,15 @@ async fn hashes_in_requests_stay_within_the_memory_for_hashing() {
             secrets.patch(&name, &forced, &Patch::Apply(secret)).await.unwrap()
         });
         for stored in futures::future::join_all(requests).await {
-            assert!(hash(&stored).starts_with("$argon2id$v=19$m=19456,"), "it is one that Roster made");
+            assert!(
+                hash(&stored).starts_with("$argon2id$v=19$m=19456,"),
+                "the hash must be the one that Roster computed"
+            );
         }
     }
     // Other growth stays below 128 MiB.
     let [most, _] = memory_of(operator);
-    assert!(most <= before + budget + 131_072, "{most} KiB, of which {before} were there before");
+    assert!(most <= before + budget + 131_072, "{most} KiB at the peak, {before} KiB before");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -227,7 +230,7 @@ async fn without_an_operator_password_secrets_are_denied_and_others_unaffected()
     let policy = ["validatingadmissionpolicybinding", "roster-no-plaintext"];
     let binding = cluster.kubectl(&["get", policy[0], policy[1], "-o", "yaml"]);
     cluster.kubectl(&["delete", policy[0], policy[1]]);
-    eventually("without the policy it is stored", || async {
+    eventually("without the policy, the Secret is stored", || async {
         secrets.create(&PostParams::default(), &unknown).await.map(drop).map_err(|error| error.to_string())
     })
     .await;
@@ -238,8 +241,8 @@ async fn without_an_operator_password_secrets_are_denied_and_others_unaffected()
         let secrets = secrets.clone();
         async move { secrets.patch("unknown", &PatchParams::default(), &Patch::Merge(patch)).await }
     };
-    eventually("the policy is back", || async {
-        // A new value each time, because a stored value may stay.
+    eventually("the policy is enforced again", || async {
+        // A new value each time, because a value that is already stored is accepted.
         match patched(json!({"stringData": {"pass": unique("plain")}})).await {
             Err(error) if error.to_string().contains("data has the key pass: ") => Ok(()),
             other => Err(format!("{other:?}")),

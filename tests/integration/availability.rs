@@ -75,7 +75,7 @@ async fn read(client: Client, reader: u32, tally: Arc<Tally>) {
         ticks.tick().await;
         let path = format!("{BASE}/{}", PATHS[turn % PATHS.len()]);
         turn += 1;
-        let request = Request::get(&path).body(Vec::new()).expect("it is a request");
+        let request = Request::get(&path).body(Vec::new()).expect("the request is valid");
         match client.request_text(request).await {
             Ok(_) => _ = tally.reads.fetch_add(1, Ordering::Relaxed),
             Err(error) => tally.fail(&format!("GET {path}: {error:?}")),
@@ -130,7 +130,7 @@ async fn write_on(client: Client, tally: Arc<Tally>) {
             let request = Request::post(format!("{BASE}/logins"))
                 .header("content-type", "application/json")
                 .body(login.clone().into_bytes())
-                .expect("it is a request");
+                .expect("the request is valid");
             let answer = client.request_text(request).await.map_err(|error| error.to_string())?;
             if answer.contains("\"token\"") { Ok(()) } else { Err(answer) }
         })
@@ -170,7 +170,7 @@ async fn a_rolling_restart_and_a_crash_fail_no_read_and_no_retried_write() {
     for _ in 0..2 {
         cluster.start_operator(&args);
         let old = cluster.operators().remove(0);
-        old.stop().expect("SIGTERM ends it within its time");
+        old.stop().expect("SIGTERM stops the operator in time");
     }
     println!("rolled after {:.2} s: {} reads", tally.seconds(), tally.reads.load(Ordering::Relaxed));
     // Either may be the leader. The other one takes over.
@@ -189,7 +189,7 @@ async fn a_rolling_restart_and_a_crash_fail_no_read_and_no_retried_write() {
     let count = |counter: &AtomicUsize| counter.load(Ordering::Relaxed);
     let (reads, writes, retried) = (count(&tally.reads), count(&tally.writes), count(&tally.retried));
     println!(
-        "{reads} reads in {seconds:.0} s ({:.0} a second), {writes} writes, {retried} of them tried again",
+        "{reads} reads in {seconds:.0} s ({:.0} a second), {writes} writes, {retried} of them retried",
         f64::from(u32::try_from(reads).unwrap()) / seconds
     );
     let failures = std::mem::take(&mut *tally.failures.lock().unwrap());

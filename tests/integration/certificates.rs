@@ -81,11 +81,15 @@ async fn rotation_needs_no_restart_and_is_never_untrusted() {
         if !now.contains(first.trim()) {
             break;
         }
-        assert!(Instant::now() < deadline, "the first authority is still there");
+        assert!(Instant::now() < deadline, "the first authority is still trusted");
         tokio::time::sleep(Duration::from_millis(200)).await;
     }
     assert!(rounds > 10);
-    assert_ne!(path(&configurations.get("roster").await.unwrap()), first_path, "that of an authority that is gone");
+    assert_ne!(
+        path(&configurations.get("roster").await.unwrap()),
+        first_path,
+        "the path of an authority that was removed is no longer used"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -102,7 +106,7 @@ async fn a_damaged_ca_bundle_and_a_deleted_authority_are_repaired() {
     client.ca_bundle = Some(ByteString(Vec::new()));
     client.url = client.url.as_ref().map(|url| url.replace(&former, "/admission/password-secrets"));
     configurations.replace("roster", &PostParams::default(), &damaged).await.unwrap();
-    eventually("the caBundle is right again", || async {
+    eventually("the caBundle is repaired", || async {
         let now = configurations.get("roster").await.map_err(|error| error.to_string())?;
         if bundle(&now) == good && path(&now) == former { Ok(()) } else { Err(format!("{now:?}")) }
     })
@@ -149,7 +153,7 @@ fn given(cluster: &Cluster, name: &str) -> (serde_json::Value, String) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_external_certificate_is_served_and_followed_and_its_ca_bundle_left_alone() {
+async fn an_external_certificate_is_served_and_reloaded_and_its_ca_bundle_left_alone() {
     let cluster = Cluster::create("given-certificate", &[]);
     let secrets = cluster.secrets("roster-system").await;
     let (data, ca) = given(&cluster, "first");
@@ -193,13 +197,13 @@ async fn an_external_certificate_is_served_and_followed_and_its_ca_bundle_left_a
     let (data, next) = given(&cluster, "next");
     let patch = Patch::Merge(json!({"stringData": data}));
     secrets.patch("roster-serving", &PatchParams::default(), &patch).await.unwrap();
-    eventually("the next one is served", || handshake(&url, &next)).await;
+    eventually("the next certificate is served", || handshake(&url, &next)).await;
     // The replica is not ready until its certificate is trusted.
     assert!(cluster.operators()[0].probe("/readyz").is_err());
     let configurations: Api<MutatingWebhookConfiguration> = Api::all(cluster.client().await);
     assert_eq!(bundle(&configurations.get("roster").await.unwrap()), ca);
     trust(&next);
-    eventually("it is ready", || {
+    eventually("the replica is ready", || {
         std::future::ready(cluster.operators()[0].probe("/readyz").map_err(|error| error.to_string()))
     })
     .await;

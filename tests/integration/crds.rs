@@ -3,14 +3,16 @@
 use kube::CustomResourceExt;
 use kube::api::{Api, DynamicObject, Patch, PatchParams, PostParams};
 use kube::core::ApiResource;
-use roster_api::{Group, RoleBinding, User, crd};
+use roster_api::{Group, RoleBinding, User};
 use serde_json::{Value, json};
 
 use crate::support::{shared, unique, wait_until_ready};
 
+mod schema;
+
 async fn refusal(resource: &ApiResource, object: Value) -> Option<String> {
     let api: Api<DynamicObject> = Api::all_with(shared().client().await, resource);
-    let object: DynamicObject = serde_json::from_value(object).expect("it is an object");
+    let object: DynamicObject = serde_json::from_value(object).expect("the JSON is an object");
     match api.create(&PostParams { dry_run: true, ..PostParams::default() }, &object).await {
         Ok(_) => None,
         Err(kube::Error::Api(status)) => Some(status.message),
@@ -134,6 +136,8 @@ async fn invalid_users_are_refused_by_field() {
         (json!({"extra": {"authentication.kubernetes.io/pod-name": ["x"]}}), "spec.extra", "reserved"),
         (json!({"extra": {"Scopes.K8s.IO/x": ["x"]}}), "spec.extra", "reserved"),
         (json!({"extra": {"cost center": ["x"]}}), "spec.extra", "a key must consist of"),
+        (json!({"extra": {"costCenter": ["42", "x\ny"]}}), "spec.extra", "must be a single line"),
+        (json!({"extra": {"costCenter": ["\u{1b}[2K"]}}), "spec.extra", "must be a single line"),
     ];
     refused(&User::api_resource(), &cases).await;
 }
@@ -171,7 +175,7 @@ async fn valid_users_are_accepted() {
 async fn i8_system_names_are_refused_for_every_caller() {
     // The client is in system:masters, which no authorizer denies.
     let users = User::api_resource();
-    let reason = "names with the prefix system: belong to Kubernetes";
+    let reason = "names with the prefix system: are reserved for Kubernetes";
     let cases = [
         (json!({"username": "system:admin"}), "spec.username", reason),
         (json!({"username": "SYSTEM:kube-scheduler"}), "spec.username", reason),
@@ -202,8 +206,8 @@ async fn a_username_is_immutable_even_if_it_is_the_name() {
     crate::support::create(&api, &crate::support::user(&name, false)).await;
     let error = merge(name.clone(), json!({"username": "other"})).await.unwrap_err();
     assert!(error.to_string().contains("spec.username is immutable"), "{error}");
-    merge(name.clone(), json!({"username": name})).await.expect("spelling the default out changes nothing");
-    merge(name.clone(), json!({"username": null})).await.expect("and leaving it out again does not either");
+    merge(name.clone(), json!({"username": name})).await.expect("the default value can be set explicitly");
+    merge(name.clone(), json!({"username": null})).await.expect("the explicit default can be removed again");
 
     let other = unique("immutable");
     let mut user = crate::support::user(&other, false);
@@ -218,6 +222,73 @@ fn largest_group() -> Value {
     let names = |count: usize| (0..count).map(|i| format!("{i:0>63}")).collect::<Vec<_>>();
     let memberships: Vec<Value> = names(1000).iter().map(|user| json!({"user": user, "validity": {}})).collect();
     json!({"members": names(5000), "memberGroups": names(256), "memberships": memberships})
+}
+
+/// The characters that commands replace when they print text.
+#[tokio::test(flavor = "multi_thread")]
+async fn text_that_is_unsafe_to_print_is_refused() {
+    let cases = [
+        (json!({"displayName": "Jane\u{9b}2J"}), "spec.displayName", "without control characters"),
+        (json!({"displayName": "Jane\u{85}Doe"}), "spec.displayName", "single line"),
+        (json!({"firstName": "Jane\u{2028}Doe"}), "spec.firstName", "single line"),
+        (json!({"lastName": "Doe\u{202e}nimda"}), "spec.lastName", "direction of writing"),
+        (json!({"displayName": "\u{61c}Jane"}), "spec.displayName", "direction of writing"),
+        (json!({"displayName": "\u{200f}Jane\u{2069}"}), "spec.displayName", "direction of writing"),
+    ];
+    refused(&User::api_resource(), &cases).await;
+    let allowed = json!({"displayName": "Нина 山田 👩\u{200d}💻 אבג\u{a0}é"});
+    accepted(&User::api_resource(), &[allowed]).await;
+}
+
+/// Text that was stored before a rule existed may stay: kube-apiserver checks only what changes.
+#[tokio::test(flavor = "multi_thread")]
+async fn text_that_was_stored_before_a_rule_does_not_block_other_changes() {
+    let client = shared().client().await;
+    let group = format!("{}.example.com", unique("stored"));
+    let mut rules = serde_json::to_value(User::crd()).unwrap();
+    rules["metadata"]["name"] = format!("users.{group}").into();
+    rules["spec"]["group"] = group.clone().into();
+    rules["spec"]["names"] = json!({"kind": "User", "plural": "users"});
+    let mut without = rules.clone();
+    let spec = "/spec/versions/0/schema/openAPIV3Schema/properties/spec/properties";
+    let fields = without.pointer_mut(spec).unwrap();
+    fields["displayName"].as_object_mut().unwrap().remove("x-kubernetes-validations").unwrap();
+    let extra = &mut fields["extra"]["additionalProperties"]["items"];
+    extra.as_object_mut().unwrap().remove("x-kubernetes-validations").unwrap();
+    let crds: Api<DynamicObject> = Api::all_with(
+        client.clone(),
+        &ApiResource::erase::<
+            k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition,
+        >(&()),
+    );
+    let apply = PatchParams::apply("test").force();
+    crds.patch(&format!("users.{group}"), &apply, &Patch::Apply(&without)).await.unwrap();
+    let resource =
+        ApiResource { group: group.clone(), api_version: format!("{group}/v1alpha1"), ..User::api_resource() };
+    let users: Api<DynamicObject> = Api::all_with(client, &resource);
+    let spec = json!({"displayName": "Jane\u{202e}Doe", "extra": {"note": ["a\u{9b}b", "c"]}});
+    let stored = serde_json::from_value(object(&resource, "jane", &spec)).unwrap();
+    crate::support::eventually("the resource is served", || async {
+        let created = users.create(&PostParams::default(), &stored).await;
+        created.map_err(|error| error.to_string())
+    })
+    .await;
+    crds.patch(&format!("users.{group}"), &apply, &Patch::Apply(&rules)).await.unwrap();
+    let change = async |spec: Value| {
+        users.patch("jane", &PatchParams::default(), &Patch::Merge(json!({"spec": spec}))).await.map(drop)
+    };
+    crate::support::eventually("the rule is in force", || async {
+        // A value that was stored before the rule is in force would be accepted again.
+        match change(json!({"displayName": format!("{}\u{202e}Doe", unique("Joe"))})).await {
+            Err(kube::Error::Api(status)) if status.message.contains("direction of writing") => Ok(()),
+            outcome => Err(format!("{outcome:?}")),
+        }
+    })
+    .await;
+    change(json!({"state": "Banned"})).await.unwrap();
+    change(json!({"extra": {"other": ["d"]}})).await.unwrap();
+    change(json!({"displayName": "Jane"})).await.unwrap();
+    crds.delete(&format!("users.{group}"), &kube::api::DeleteParams::default()).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -239,6 +310,9 @@ async fn invalid_groups_are_refused_by_field() {
             "key a already exists evaluating rule: must not have the same user twice",
         ),
         (json!({"quota": {"hard": {"x": 1}}}), "spec.quota.hard", "name of ResourceQuota"),
+        (json!({"description": "On call.\u{1b}[2K"}), "spec.description", "must not contain control characters"),
+        (json!({"description": "On call.\u{202e}x"}), "spec.description", "direction of writing"),
+        (json!({"description": "On call.\rx"}), "spec.description", "must not contain control characters"),
     ];
     refused(&groups, &cases).await;
     accepted(
@@ -247,6 +321,7 @@ async fn invalid_groups_are_refused_by_field() {
             json!({}),
             json!({"memberSelector": {}}),
             json!({"acceptDeclaredMembers": true}),
+            json!({"description": "On call:\n\t1. Berlin — ☎\n"}),
             json!({"members": ["jane"], "memberGroups": ["y"]}),
             largest_group(),
         ],
@@ -329,52 +404,6 @@ async fn kubectl_finds_users_by_short_name_category_and_field() {
     }
     let explained = cluster.kubectl(&["explain", "users.roster.dev.spec.validity"]);
     assert!(explained.contains("Time from which this is no longer valid"), "{explained}");
-}
-
-fn undescribed(schema: &Value, path: &str, found: &mut Vec<String>) {
-    for (name, property) in schema["properties"].as_object().into_iter().flatten() {
-        let path = format!("{path}.{name}");
-        if property["description"].as_str().unwrap_or_default().is_empty() {
-            found.push(path.clone());
-        }
-        undescribed(property, &path, found);
-        undescribed(&property["items"], &path, found);
-    }
-}
-
-/// Returns lists that server-side apply would merge item by item, so that items planted beforehand would stay.
-fn mergeable(schema: &Value, path: &str, found: &mut Vec<String>) {
-    for (name, property) in schema["properties"].as_object().into_iter().flatten() {
-        let path = format!("{path}.{name}");
-        // A list without a type is atomic.
-        if !matches!(property["x-kubernetes-list-type"].as_str(), None | Some("atomic")) {
-            found.push(path.clone());
-        }
-        mergeable(property, &path, found);
-        mergeable(&property["items"], &path, found);
-    }
-}
-
-#[test]
-fn every_list_of_a_spec_is_atomic() {
-    for crd in crd::all() {
-        let schema = serde_json::to_value(&crd.spec.versions[0].schema).unwrap();
-        let mut found = Vec::new();
-        mergeable(&schema["openAPIV3Schema"]["properties"]["spec"], "spec", &mut found);
-        assert!(found.is_empty(), "{}: {found:?}", crd.spec.names.kind);
-    }
-}
-
-#[test]
-fn every_field_has_a_description() {
-    for crd in crd::all() {
-        let schema = serde_json::to_value(&crd.spec.versions[0].schema).unwrap();
-        let mut found = Vec::new();
-        for part in ["spec", "status"] {
-            undescribed(&schema["openAPIV3Schema"]["properties"][part], part, &mut found);
-        }
-        assert!(found.is_empty(), "{}: {found:?}", crd.spec.names.kind);
-    }
 }
 
 #[test]

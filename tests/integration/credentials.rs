@@ -82,7 +82,7 @@ async fn every_error_has_its_reason_and_the_last_valid_password_stays() {
 
     secrets.delete(&name, &DeleteParams::default()).await.unwrap();
     let user = wait_for_reason(&users, &name, "CredentialReady", "SecretNotFound").await;
-    assert_eq!(condition(&user, "Reconciling").unwrap().reason, "SecretNotFound", "it may still come");
+    assert_eq!(condition(&user, "Reconciling").unwrap().reason, "SecretNotFound", "the Secret may still be created");
     assert_eq!(stored_hash(cluster, &user).await, hash);
 
     let elsewhere = json!({"spec": {"passwordSecretRef": {"namespace": "no-such-namespace", "name": name}}});
@@ -128,12 +128,15 @@ async fn a_secret_with_both_keys_is_processed_too() {
     create(&users, &user(&name, true)).await;
     let first = wait_until_ready(&users, &name).await;
     let hash = stored_hash(cluster, &first).await;
-    assert!(hash.as_ref().unwrap().starts_with("$argon2id$v=19$m=19456,"), "the hash beside it is not compared with");
+    assert!(
+        hash.as_ref().unwrap().starts_with("$argon2id$v=19$m=19456,"),
+        "the password is hashed instead of compared with the other hash"
+    );
     let touch = json!({"metadata": {"labels": {"touched": "yes"}}});
     secrets.patch(&name, &PatchParams::default(), &Patch::Merge(touch)).await.unwrap();
     let other = json!({"stringData": {"password": "another one"}});
     secrets.patch(&name, &PatchParams::default(), &Patch::Merge(other)).await.unwrap();
-    eventually("the password goes before the hash", || async {
+    eventually("the password takes precedence over the hash", || async {
         match stored_hash(cluster, &first).await {
             Some(other) if Some(&other) != hash.as_ref() => Ok(()),
             other => Err(format!("{other:?}")),

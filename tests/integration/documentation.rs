@@ -26,7 +26,7 @@ fn on_a_clean_cluster(run: impl FnOnce(&Cluster)) {
     cluster.kubectl(&["delete", "namespace", "apollo", "gemini", "--ignore-not-found"]);
     cluster.kubectl(&["delete", "users.roster.dev,groups.roster.dev,rolebindings.roster.dev", "--all"]);
     cluster.kubectl(&["delete", "secrets", "-n", "default", "--field-selector=type=roster.dev/password"]);
-    // Tokens of deleted users with the same names.
+    // Delete cached tokens of deleted users with the same names.
     let _ = std::fs::remove_dir_all(cluster.plane.dir.join("home/.cache"));
     run(cluster);
 }
@@ -152,7 +152,10 @@ fn the_page_on_the_directory_lists_every_field() {
     for (resource, fields) in [("users", entries::user::FIELDS), ("groups", entries::group::FIELDS)] {
         let table = page.split(&format!("<!-- {resource} -->\n")).nth(1).unwrap().split("<!-- end -->").next().unwrap();
         let expected = field_table(fields);
-        assert!(table == expected, "docs/how-to/directory.md must list the fields of {resource} so:\n{expected}");
+        assert!(
+            table == expected,
+            "docs/how-to/directory.md must list the fields of {resource} as follows:\n{expected}"
+        );
     }
 }
 
@@ -178,8 +181,8 @@ fn the_page_on_passwords_shows_what_happens() {
 
 #[test]
 fn the_page_on_import_shows_what_happens() {
-    // Files of an earlier run would be the same.
-    for folder in ["target/people", "target/everybody"] {
+    // Delete files of an earlier run, which would be reported as unchanged.
+    for folder in ["target/people", "target/two", "target/shoes", "target/everybody"] {
         let _ = std::fs::remove_dir_all(project_root().join(folder));
     }
     on_a_clean_cluster(|cluster| follow(cluster, "docs/how-to/import.md"));
@@ -273,7 +276,7 @@ fn every_page_with_commands_is_followed_by_a_test() {
         let name = page.strip_prefix(project_root()).unwrap().display().to_string();
         let is_followed = tests.contains(&format!("follow(cluster, \"{name}\")"))
             || tests.contains(&format!("follow(&cluster, \"{name}\")"));
-        assert!(!text.contains("\n```console\n") || is_followed, "nothing runs the commands of {name}");
+        assert!(!text.contains("\n```console\n") || is_followed, "no test runs the commands of {name}");
     }
 }
 

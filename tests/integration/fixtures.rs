@@ -26,13 +26,13 @@ impl Fixtures<'_> {
     }
 
     pub(crate) fn passes(&self, who: &str, args: &[&str], input: &str) {
-        self.run(who, args, input).unwrap_or_else(|refusal| panic!("{who} can't {args:?} {input}: {refusal}"));
+        self.run(who, args, input).unwrap_or_else(|refusal| panic!("{who} was denied {args:?} {input}: {refusal}"));
     }
 
     pub(crate) fn refused(&self, who: &str, args: &[&str], input: &str, because: &str) {
         let because = because.replace("{n}", &self.n);
         match self.run(who, args, input) {
-            Ok(printed) => panic!("{who} could {args:?} {input}: {printed}"),
+            Ok(printed) => panic!("{who} was allowed {args:?} {input}: {printed}"),
             Err(refusal) => assert!(refusal.contains(self.refuser) && refusal.contains(&because), "{refusal}"),
         }
     }

@@ -29,20 +29,20 @@ fn cluster() -> &'static Cluster {
 /// Tool that computes the health of an object.
 #[derive(Clone, Copy, Debug)]
 enum HealthModel {
-    /// The library kstatus.
+    /// Flux, with the library kstatus.
     Flux,
-    /// With the health script of the example.
+    /// Argo CD, with the health script from the examples.
     ArgoCd,
 }
 
-/// The program that calls the tools' own code.
+/// Builds the program that computes health with the tools' own code, and returns its path.
 fn program() -> &'static Path {
     static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
     PROGRAM.get_or_init(|| {
         let program = target_dir().join("gitops-health");
         let mut build = Command::new("go");
         build.current_dir(project_root().join("tests/gitops-health")).args(["build", "-o"]).arg(&program).arg(".");
-        assert!(build.status().expect("go is there").success(), "tests/gitops-health could not be built");
+        assert!(build.status().expect("go is installed").success(), "tests/gitops-health could not be built");
         program
     })
 }
@@ -299,7 +299,7 @@ fn kustomized(overlay: &str) -> BTreeMap<String, Value> {
 }
 
 #[test]
-fn case_b5_kustomize_renames_references_along_with_what_they_name() {
+fn case_b5_kustomize_renames_references_along_with_their_targets() {
     let objects = kustomized("namePrefix: a-\nnameSuffix: -z");
     let user = &objects["User a-jane-z"];
     assert_eq!(user["spec"]["groups"], json!(["a-crew-z", "elsewhere"]));
@@ -318,7 +318,7 @@ fn case_b5_kustomize_renames_references_along_with_what_they_name() {
 }
 
 #[test]
-fn case_b5_kustomize_gives_no_namespace_to_what_has_none() {
+fn case_b5_kustomize_sets_no_namespace_on_cluster_scoped_objects() {
     let objects = kustomized("namespace: team-b");
     for name in ["User jane", "Group crew", "RoleBinding one"] {
         assert!(!objects[name]["metadata"].as_object().unwrap().contains_key("namespace"), "{name}");

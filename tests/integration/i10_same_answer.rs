@@ -92,7 +92,7 @@ async fn i10_refusals_have_equal_content_and_timing() {
         }
     }
     answers.dedup();
-    assert_eq!(answers.len(), 1, "the same answer, to the letter: {answers:?}");
+    assert_eq!(answers.len(), 1, "identical responses: {answers:?}");
     assert_eq!(answers[0].0, 401);
     println!("refusals, {ROUNDS} of each, interleaved:");
     let median = |times: &[f64]| {

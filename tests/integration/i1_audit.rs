@@ -58,7 +58,7 @@ async fn use_every_secret(cluster: &Cluster) -> Vec<(&'static str, String)> {
     wait_until_ready(&cluster.users().await, &name).await;
     // The leader has reported Ready, but another replica may not have observed the User yet.
     let known = format!("{BASE}/users/{name}");
-    eventually("the directory knows", || async {
+    eventually("the directory knows the User", || async {
         cluster.plane.kubectl.run(&["get", "--raw", &known]).map_err(|error| format!("{error:#}"))
     })
     .await;

@@ -146,7 +146,7 @@ async fn i1_login_secrets_never_reach_etcd_or_logs() {
     let session = token(&direct, &name, &typed("new")).await;
     let key = crate::logins::api_keys::key_with(&direct, &session, &typed("new")).await;
     assert_eq!(own_status(&direct, &key).await, 200);
-    let enrol = async |spec: serde_json::Value| {
+    let enroll = async |spec: serde_json::Value| {
         let answer = post(&direct, "users/~/totp", Some(&session), &body("TOTPEnrollment", &spec)).await;
         assert_eq!(answer.status, 201, "{}", answer.body);
         answer.json()["status"].clone()
@@ -163,8 +163,8 @@ async fn i1_login_secrets_never_reach_etcd_or_logs() {
         }
     }
     let seed =
-        enrol(json!({"currentPassword": typed("new")})).await["enrollment"]["secret"].as_str().unwrap().to_owned();
-    let recovery = enrol(json!({"code": code(&seed, 0)})).await["recoveryCodes"][0].as_str().unwrap().to_owned();
+        enroll(json!({"currentPassword": typed("new")})).await["enrollment"]["secret"].as_str().unwrap().to_owned();
+    let recovery = enroll(json!({"code": code(&seed, 0)})).await["recoveryCodes"][0].as_str().unwrap().to_owned();
     let file = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(file.path(), body("Invitation", &json!({}))).unwrap();
     let path = format!("{BASE}/users/{name}/invitation");

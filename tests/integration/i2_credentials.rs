@@ -51,13 +51,13 @@ async fn i2_only_the_operator_reads_hashes_seeds_and_digests() {
     let session = token(&direct, &name, NEXT).await;
     let key = body("APIKey", &json!({"displayName": "laptop", "currentPassword": NEXT}));
     assert_eq!(post(&direct, "users/~/apikeys", Some(&session), &key).await.status, 201);
-    let enrol = body("TOTPEnrollment", &json!({"currentPassword": NEXT}));
-    let made = post(&direct, "users/~/totp", Some(&session), &enrol).await.json();
+    let enroll = body("TOTPEnrollment", &json!({"currentPassword": NEXT}));
+    let made = post(&direct, "users/~/totp", Some(&session), &enroll).await.json();
     let seed = made["status"]["enrollment"]["secret"].as_str().unwrap().to_owned();
     let confirm = body("TOTPEnrollment", &json!({"code": code(&seed, 0)}));
     assert_eq!(post(&direct, "users/~/totp", Some(&session), &confirm).await.status, 201);
 
-    let stored_credentials = eventually("hash, seed and digests are kept", || async {
+    let stored_credentials = eventually("hash, seed and digests are stored", || async {
         let stored_credentials = stored_credentials(cluster, &name).await;
         if stored_credentials.len() >= 3 {
             Ok(stored_credentials)
@@ -75,12 +75,12 @@ async fn i2_only_the_operator_reads_hashes_seeds_and_digests() {
     for log in cluster.operator_logs() {
         seen += &std::fs::read_to_string(log).unwrap();
     }
-    assert!(seen.contains(&name), "what was looked at tells of the person");
+    assert!(seen.contains(&name), "the searched text must mention the user");
     for text in &stored_credentials {
         use base64::prelude::{BASE64_STANDARD, Engine};
         assert!(
             !seen.contains(text.as_str()) && !seen.contains(&BASE64_STANDARD.encode(text)),
-            "{text} is elsewhere, too"
+            "{text} is also stored elsewhere"
         );
     }
     assert!(!seen.contains(&seed));

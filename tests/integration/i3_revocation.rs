@@ -30,7 +30,7 @@ async fn ends(cluster: &Cluster, name: &str, change: &[&str]) {
     cluster.kubectl(change);
     let started = Instant::now();
     wait_until_can(cluster, name, EVERYWHERE, false).await;
-    println!("{}: no after {:?}", change.join(" "), started.elapsed());
+    println!("{}: denied after {:?}", change.join(" "), started.elapsed());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -67,7 +67,7 @@ async fn i3_a_lockout_ends_no_binding_and_writes_none() {
     }
     let reason = "{.status.conditions[?(@.type=='LockedOut')].reason}";
     wait_for_text(cluster, &["users.roster.dev", &jane], reason, "TooManyFailedLogins").await;
-    assert!(can(cluster, &jane, EVERYWHERE), "wrong guesses from outside end nothing");
+    assert!(can(cluster, &jane, EVERYWHERE), "wrong passwords do not end bindings");
     // The lockout expires.
     wait_for_text(cluster, &["users.roster.dev", &jane], reason, "").await;
     assert!(can(cluster, &jane, EVERYWHERE));
@@ -114,11 +114,11 @@ async fn i3_validity_of_user_and_binding_is_exact_to_the_second() {
     for name in [&by_user, &by_binding] {
         wait_until_can(cluster, name, EVERYWHERE, true).await;
     }
-    println!("yes {} after the begin", Timestamp::now().duration_since(begin));
+    println!("allowed {} after the beginning", Timestamp::now().duration_since(begin));
     for name in [&by_user, &by_binding] {
         wait_until_can(cluster, name, EVERYWHERE, false).await;
     }
-    println!("no {} after the end", Timestamp::now().duration_since(end));
+    println!("denied {} after the end", Timestamp::now().duration_since(end));
     assert!(Timestamp::now() >= end.checked_sub(1.seconds()).unwrap());
     wait_for_text(
         cluster,

@@ -80,7 +80,7 @@ async fn i5_one_email_has_one_holder_through_races_failover_and_deletion() {
     // Again, and the leader is killed halfway.
     create_claimants(&users, "failover", "failover@example.com", || cluster.operators().remove(0).kill()).await;
     holder(&users, "failover", CLAIMANTS).await;
-    assert_eq!(holder(&users, "race", CLAIMANTS).await, first, "nobody was displaced");
+    assert_eq!(holder(&users, "race", CLAIMANTS).await, first, "no holder was displaced");
 
     users.delete(&first, &DeleteParams::default()).await.unwrap();
     let second = holder(&users, "race", CLAIMANTS - 1).await;
@@ -113,7 +113,7 @@ async fn i5_usernames_and_emails_share_one_space() {
     second.spec.username = Some(format!("{}@EXAMPLE.com", name.to_uppercase()));
     create(&users, &second).await;
     let second = wait_for_reason(&users, &impostor, "Ready", "UsernameConflict").await;
-    assert_eq!(second.status.unwrap().state, Some(State::Pending), "who holds no name can't log in");
+    assert_eq!(second.status.unwrap().state, Some(State::Pending), "a User without its username can't log in");
 
     // A released email is free for the next claimant.
     let released = serde_json::json!({"spec": {"email": null}});

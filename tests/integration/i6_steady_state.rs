@@ -28,7 +28,7 @@ async fn versions(cluster: &Cluster) -> BTreeMap<String, String> {
 
 /// Waits until the leader has reconciled every User.
 async fn all_reconciled(cluster: &Cluster) {
-    eventually("the leader has looked at every User", || async {
+    eventually("the leader has reconciled every User", || async {
         let looked: usize = cluster
             .operators()
             .iter()
@@ -87,7 +87,7 @@ async fn i6_restart_leader_change_and_relist_write_nothing() {
     let position = audit_position(&cluster);
 
     let first = cluster.operators().remove(0);
-    first.stop().expect("SIGTERM ends it");
+    first.stop().expect("SIGTERM stops the operator");
     cluster.start_operator(FAST_LEASE);
     all_reconciled(&cluster).await;
 
@@ -101,10 +101,10 @@ async fn i6_restart_leader_change_and_relist_write_nothing() {
         ["users", "groups", "rolebindings"].iter().any(|kind| request.starts_with(&format!("list {DECLARED}/{kind}?")))
     };
     let paged: Vec<&String> = requests.iter().filter(is_paged).collect();
-    assert!(paged.is_empty(), "lists are the beginnings of watches: {paged:?}");
+    assert!(paged.is_empty(), "lists are streamed by watches: {paged:?}");
 
     let relisting = audit_position(&cluster);
-    cluster.plane.restart_api_server().expect("kube-apiserver comes back");
+    cluster.plane.restart_api_server().expect("kube-apiserver restarts");
     eventually("the running operator has listed Secrets again", || async {
         let requests = operator_requests(&cluster, relisting);
         let is_list =
@@ -113,17 +113,17 @@ async fn i6_restart_leader_change_and_relist_write_nothing() {
     })
     .await;
     for path in ["/users?", "/groups?", "/rolebindings?"] {
-        eventually("the living operator has been given a streaming list", || async {
+        eventually("the running operator has received a streaming list", || async {
             if has_streamed(&cluster, relisting, path) { Ok(()) } else { Err(path.into()) }
         })
         .await;
     }
-    assert!(cluster.operators().iter_mut().all(Operator::is_running), "the operator has outlived it");
+    assert!(cluster.operators().iter_mut().all(Operator::is_running), "the operator must survive the restart");
     tokio::time::sleep(std::time::Duration::from_secs(3)).await;
 
     assert_eq!(versions(&cluster).await, before);
     let writes = operator_writes(&cluster, position);
     let others: Vec<&String> = writes.iter().filter(|write| !write.contains("/leases/roster")).collect();
     assert!(others.is_empty(), "{others:?}");
-    assert!(!writes.is_empty(), "the lease was renewed, or the audit log does not show what the operator does");
+    assert!(!writes.is_empty(), "the renewals of the lease must be in the audit log");
 }

@@ -163,7 +163,7 @@ async fn wait_for_password(cluster: &Cluster, user: &User, password: &str) {
 
 async fn no_orphans(cluster: &Cluster, users: &Api<User>) {
     let identities = cluster.secrets("roster-system").await;
-    eventually("every identity Secret belongs to a User that is there and wants it", || async {
+    eventually("every identity Secret belongs to an existing User that wants it", || async {
         let all = users.list(&ListParams::default()).await.map_err(|error| error.to_string())?;
         let claims = |user: &User| {
             let uid = user.uid().unwrap_or_default();

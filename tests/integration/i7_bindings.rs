@@ -266,7 +266,7 @@ impl ChangingCluster {
     }
 
     async fn converged(&self) {
-        eventually("native RBAC is what is declared", || async {
+        eventually("native RBAC matches the declared objects", || async {
             let (found, declared) = (self.found().await, self.declared.natives());
             if found == declared { Ok(()) } else { Err(format!("found {found:#?}\ndeclared {declared:#?}")) }
         })

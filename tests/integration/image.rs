@@ -88,12 +88,12 @@ async fn the_image_has_one_program_and_runs_unprivileged_on_a_read_only_file_sys
     assert!(line("Name:").ends_with("roster"), "{status}");
     assert!(line("Uid:").split_whitespace().skip(1).all(|id| id != "0"), "not root: {status}");
     let mounts = std::fs::read_to_string(format!("/proc/{}/mountinfo", operator.id())).unwrap();
-    let root = mounts.lines().find(|line| line.split(' ').nth(4) == Some("/")).expect("it has a root");
+    let root = mounts.lines().find(|line| line.split(' ').nth(4) == Some("/")).expect("there is a root file system");
     assert!(root.split(' ').nth(5).is_some_and(|options| options.starts_with("ro")), "read-only: {mounts}");
     let users = cluster.users().await;
     create(&users, &user("contained", false)).await;
     wait_until_ready(&users, "contained").await;
-    operator.stop().expect("SIGTERM ends it within its time");
+    operator.stop().expect("SIGTERM stops the operator in time");
 }
 
 /// Returns a script that runs the program as a container runtime does: in the image's root file system, read-only, as

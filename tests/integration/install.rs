@@ -300,7 +300,7 @@ async fn leftovers_can_be_removed_without_an_operator() {
     helm(&cluster, &["uninstall", "roster"]);
     // As documented.
     let page = std::fs::read_to_string(project_root().join("docs/how-to/install.md")).unwrap();
-    let commands = page.split("If no operator runs any more").nth(1).unwrap();
+    let commands = page.split("If no operator is running any more").nth(1).unwrap();
     let commands = commands.split("```sh\n").nth(1).unwrap().split("```").next().unwrap();
     let assets = &cluster.plane.kubectl.assets;
     let path = std::env::var("PATH").unwrap();

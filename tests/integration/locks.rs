@@ -30,7 +30,7 @@ const FIXTURES: &str = "
 async fn set<'a>(cluster: &'a Cluster, prefix: &str) -> Fixtures<'a> {
     let fixtures = Fixtures { cluster, n: unique(prefix), refuser: "the lock: " };
     // The pod needs the ServiceAccount default, which Kubernetes creates in every namespace.
-    eventually("the stage is set", || async {
+    eventually("the fixtures are created", || async {
         let set = cluster.plane.kubectl.apply(&FIXTURES.replace("{n}", &fixtures.n));
         set.map_err(|error| error.to_string())
     })
@@ -42,7 +42,7 @@ impl Fixtures<'_> {
     /// Locks the namespace as jane, and waits until kube-apiserver enforces it.
     async fn lock(&self) {
         self.passes("jane", &["annotate", "namespace", "{n}", "roster.dev/locked-by={n}-jane"], "");
-        eventually("the lock holds", || async {
+        eventually("the lock is enforced", || async {
             match self.run("john", &["create", "configmap", "probe", "-n", "{n}", "--dry-run=server"], "") {
                 Ok(printed) => Err(printed),
                 Err(refusal) if refusal.contains("the lock: ") => Ok(()),
@@ -52,7 +52,7 @@ impl Fixtures<'_> {
         .await;
     }
 
-    fn holds(&self) {
+    fn assert_enforced(&self) {
         for (args, input) in WRITES {
             self.refused("john", args, input, "is locked by {n}-jane, and");
         }
@@ -116,7 +116,7 @@ async fn locks_deny_writes_by_others() {
     let annotate = |value| ["annotate", "namespace", "{n}", "--overwrite", value];
     fixtures.cluster.kubectl(&["create", "secret", "generic", "s", "-n", &fixtures.n]);
     fixtures.lock().await;
-    fixtures.holds();
+    fixtures.assert_enforced();
     let message = "Namespace {n} is locked by {n}-jane, and {n}-john can write nothing in it until {n}-jane or an administrator removes the annotation: kubectl annotate namespace {n} roster.dev/locked-by-";
     fixtures.refused("john", WRITES[0].0, "", message);
     // Connections are denied as well. Jane's fail only because the pod does not run.
@@ -168,7 +168,7 @@ async fn locks_deny_writes_by_others() {
     wait_for_text(fixtures.cluster, &["rolebindings.roster.dev", &fixtures.n], "{.status.bindings}", "1").await;
     // Unlock it again.
     fixtures.passes("jane", &annotate("roster.dev/locked-by-"), "");
-    eventually("the lock is off", || async {
+    eventually("the lock is removed", || async {
         fixtures.run("john", &["create", "configmap", "later", "-n", "{n}"], "")
     })
     .await;
@@ -255,6 +255,47 @@ async fn locks_are_listed_by_username() {
     assert_eq!((&own["lockedBy"], &own["owned"]), (&json!(format!("{}-jane", fixtures.n)), &json!(true)));
 }
 
+/// A tool that applies a manifest without the lock removes what its manager, or the manifest before, contains.
+#[tokio::test(flavor = "multi_thread")]
+async fn locks_cannot_be_removed_by_a_tool_that_does_not_know_them() {
+    let fixtures = set(rbac(), "lock-tools").await;
+    let lock = "roster.dev/locked-by={n}-jane";
+    let manifest = "kubectl.kubernetes.io/last-applied-configuration";
+    // `kubectl apply --server-side` adopts a manager that owns the manifest of `kubectl apply`.
+    let adopted = format!("{manifest}={{}}");
+    fixtures.passes("john", &["annotate", "namespace", "{n}", "--overwrite", &adopted], "");
+    let set = ["annotate", "namespace", "{n}", lock];
+    fixtures.refused("jane", &set, "", "set it with another one, such as --field-manager=lock");
+    fixtures.passes("jane", &[&set[..], &["--field-manager=lock"]].concat(), "");
+    let remove = ["annotate", "namespace", "{n}", "roster.dev/locked-by-"];
+    fixtures.passes("jane", &remove, "");
+    // A manifest that names a lock removes the locks of others later.
+    for name in
+        ["roster.dev/locked-by", r"roster.dev\u002Flocked-by", r"roster.dev\/locked-by", r"\u0072oster.dev/locked-by"]
+    {
+        let planted = format!(r#"{manifest}={{"metadata": {{"annotations": {{"{name}": "x"}}}}}}"#);
+        let own = ["annotate", "namespace", "{n}", "roster.dev/locked-by={n}-john", "--field-manager=lock"];
+        fixtures.passes("john", &own, "");
+        fixtures.cluster.kubectl(&["annotate", "namespace", &fixtures.n, "--overwrite", &planted]);
+        for remove in [&remove[..], &["annotate", "namespace", "{n}", "--overwrite", "roster.dev/locked-by="]] {
+            fixtures.refused("john", remove, "", "a manifest in the annotations still names it");
+        }
+        let forgotten = format!("{manifest}-");
+        fixtures.passes("john", &[&remove[..], &[&forgotten]].concat(), "");
+    }
+    // What Go escapes is no part of the name.
+    let harmless =
+        format!(r#"{manifest}={{"metadata": {{"annotations": {{"a": "\u003cb\u003e \u0026 \\/ \\u0041"}}}}}}"#);
+    fixtures.passes("john", &["annotate", "namespace", "{n}", "--overwrite", &harmless], "");
+    fixtures.passes("jane", &[&set[..], &["--field-manager=lock"]].concat(), "");
+    fixtures.passes("jane", &remove, "");
+    // Declared locks are set and removed with their manifest.
+    let declared =
+        "{apiVersion: v1, kind: Namespace, metadata: {name: '{n}', annotations: {roster.dev/locked-by: '{n}-jane'}}}";
+    fixtures.passes("jane", &["apply", "-f", "-"], declared);
+    fixtures.passes("jane", &["apply", "-f", "-"], "{apiVersion: v1, kind: Namespace, metadata: {name: '{n}'}}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn locks_hold_while_no_operator_runs() {
     let cluster = Cluster::create("locks-down", &[]);
@@ -263,13 +304,13 @@ async fn locks_hold_while_no_operator_runs() {
     cluster.kubectl(&["create", "secret", "generic", "s", "-n", &fixtures.n]);
     kill_operators(&cluster);
     fixtures.lock().await;
-    fixtures.holds();
+    fixtures.assert_enforced();
     for (args, input) in &WRITES[..5] {
         fixtures.passes("jane", args, input);
     }
     wait_for_text(&cluster, &["replicaset", "new", "-n", &fixtures.n], "{.status.replicas}", "1").await;
     fixtures.passes("jane", &["annotate", "namespace", "{n}", "roster.dev/locked-by-"], "");
-    eventually("the lock is off", || async {
+    eventually("the lock is removed", || async {
         fixtures.run("john", &["create", "configmap", "later", "-n", "{n}"], "")
     })
     .await;

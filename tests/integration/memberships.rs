@@ -17,7 +17,7 @@ async fn wait_for_groups(cluster: &Cluster, user: &str, expected: &str) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn members_created_later_belong_at_once() {
+async fn members_created_later_belong_immediately() {
     let (cluster, n) = (rbac(), unique("late"));
     cluster.apply(&group(&n, &format!("members: [{n}-jane]")));
     let ready = "{.status.conditions[?(@.type=='Ready')].reason}";
@@ -77,7 +77,7 @@ async fn a_cycle_is_denied_at_admission_with_its_path() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn two_writes_that_race_into_a_cycle_are_cut_and_reported() {
+async fn a_cycle_from_racing_writes_is_cut_and_reported() {
     let cluster = Cluster::create("cycle", &[]);
     // Without an operator, they are not denied.
     cluster.apply(&group("a", "memberGroups: [b]"));

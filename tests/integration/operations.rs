@@ -26,7 +26,7 @@ async fn probes_and_metrics_answer_on_their_own_port() {
     assert!(operator.probe("/nothing").is_err());
 }
 
-/// More addresses than the connection limit of the probe port, each in its own site: none holds more than another.
+/// More addresses than the connection limit of the probe port, each in a network of its own with a single connection.
 #[tokio::test(flavor = "multi_thread")]
 async fn probes_are_answered_while_hundreds_of_addresses_hold_the_port() {
     const ADDRESSES: u16 = 600;
@@ -74,7 +74,7 @@ async fn leadership_moves_at_once_on_sigterm_and_within_the_lease_after_a_crash(
     let first = holder(&leases).await.expect("the only one leads");
     cluster.start_operator(&long);
     let leader = cluster.operators().remove(0);
-    leader.stop().expect("SIGTERM ends it within its time");
+    leader.stop().expect("SIGTERM stops the operator in time");
     let changed = |from: String| {
         let leases = leases.clone();
         move || {
@@ -103,7 +103,10 @@ async fn leadership_moves_at_once_on_sigterm_and_within_the_lease_after_a_crash(
     create(&users, &user("after-crash", false)).await;
     wait_until_ready(&users, "after-crash").await;
     assert_ne!(holder(&leases).await, Some(first));
-    assert!(started.elapsed() > Duration::from_secs(1), "nobody may lead before the dead one's lease can have expired");
+    assert!(
+        started.elapsed() > Duration::from_secs(1),
+        "no replica may lead before the crashed leader's lease can have expired"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -131,7 +134,7 @@ async fn a_terminating_replica_answers_until_endpoints_are_updated() {
     cluster.start_operator(&["--drain", "30s"]);
     let mut operator = cluster.operators().remove(0);
     operator.terminate().unwrap();
-    eventually("it is not ready", || async {
+    eventually("the replica is not ready", || async {
         match operator.probe("/readyz") {
             Ok(answer) => Err(answer),
             Err(_) => Ok(()),
@@ -139,7 +142,7 @@ async fn a_terminating_replica_answers_until_endpoints_are_updated() {
     })
     .await;
     let holder = ["get", "lease", "roster", "-n", "roster-system", "-o", "jsonpath={.spec.holderIdentity}"];
-    eventually("the lead is free", || async {
+    eventually("the lease is released", || async {
         match cluster.kubectl(&holder) {
             free if free.is_empty() => Ok(()),
             holder => Err(holder),
@@ -152,6 +155,8 @@ async fn a_terminating_replica_answers_until_endpoints_are_updated() {
     assert!(operator.is_running());
     // A second signal stops the process at once.
     operator.terminate().unwrap();
-    eventually("it has ended", || std::future::ready(if operator.is_running() { Err(String::new()) } else { Ok(()) }))
-        .await;
+    eventually("the process has ended", || {
+        std::future::ready(if operator.is_running() { Err(String::new()) } else { Ok(()) })
+    })
+    .await;
 }

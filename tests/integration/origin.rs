@@ -97,7 +97,7 @@ async fn callers_other_than_kube_apiserver_get_nothing_from_admission() {
     for name in &namespaces {
         wait_until_enforced(&client, name, "roster").await;
     }
-    let before = eventually("the quota is shared out", || async {
+    let before = eventually("the quota is distributed", || async {
         let now = quotas(cluster, &namespaces).await;
         tokio::time::sleep(Duration::from_secs(1)).await;
         if quotas(cluster, &namespaces).await == now { Ok(now) } else { Err(format!("{now:?}")) }
@@ -119,7 +119,7 @@ async fn callers_other_than_kube_apiserver_get_nothing_from_admission() {
             assert_eq!((answer.status, answer.body.as_str()), (404, ""), "{path}");
         }
     }
-    assert_eq!(quotas(cluster, &namespaces).await, before, "no quota moves, and none is asked for");
+    assert_eq!(quotas(cluster, &namespaces).await, before, "no quota moves, and none is requested");
     let notes: Api<ConfigMap> = Api::namespaced(client.clone(), "roster-system");
     let notes = serde_json::to_string(&notes.list(&kube::api::ListParams::default()).await.unwrap().items).unwrap();
     assert!(!notes.contains(&reserved), "a namespace is reserved: {notes}");
@@ -181,7 +181,7 @@ fn assert_reveals_no_more(path: &str, status: u16, body: &str) {
             (&json!("Unauthorized"), &json!("Unauthorized"), &Value::Null),
             "{path}: {body}"
         ),
-        _ => panic!("{path}: the test knows no answer {status}"),
+        _ => panic!("{path}: the test does not expect status {status}"),
     }
 }
 
@@ -191,7 +191,7 @@ async fn unauthenticated_responses_match_the_threat_model() {
     let direct = Direct::new(cluster, 0, None).await;
     let page = std::fs::read_to_string(project_root().join("docs/explanation/security.md")).unwrap();
     let section = page.split("\n## ").find(|section| section.starts_with("Unauthenticated requests"));
-    let rows = section.expect("the table is there").lines().filter(|line| line.starts_with("| `"));
+    let rows = section.expect("the page has the table").lines().filter(|line| line.starts_with("| `"));
     let mut paths = Vec::new();
     for row in rows {
         let cells: Vec<&str> = row.split('|').map(str::trim).collect();
@@ -205,10 +205,10 @@ async fn unauthenticated_responses_match_the_threat_model() {
     }
     let logins = format!("{BASE}/logins");
     for path in ["/tokenreview", "/openid/v1/jwks", "/livez", "/readyz", "/healthz", "/apis", "/openapi/v3", &logins] {
-        assert!(paths.iter().any(|known| known == path), "docs/explanation/security.md says nothing of {path}");
+        assert!(paths.iter().any(|known| known == path), "docs/explanation/security.md does not list {path}");
     }
     for webhook in Webhook::ALL {
         let path = format!("/admission{}", webhook.route());
-        assert!(paths.contains(&path), "docs/explanation/security.md says nothing of {path}");
+        assert!(paths.contains(&path), "docs/explanation/security.md does not list {path}");
     }
 }

@@ -7,8 +7,9 @@ use crate::fixtures::Fixtures;
 use crate::i4_escalation::wait_until_processed;
 use crate::support::{Cluster, eventually, rbac, unique};
 
-/// `{n}-boss` holds `edit` in `{n}-power` by a group. Everybody may write namespaces. `{n}-alice` and the lead, who has a
-/// quota, may bind what is at stake, but not every role, and assign namespaces to Users; the others may bind `view` alone. `{n}-eve` and `{n}-alice` are no Users.
+/// `{n}-boss` holds `edit` in `{n}-power` by a group. Everybody may write namespaces. `{n}-alice` and `{n}-lead`, who
+/// has a quota, may bind the roles at stake, but not every role, and may assign namespaces to Users. The others may bind
+/// only `view`. `{n}-eve` and `{n}-alice` are not Users.
 const FIXTURES: &str = "
 ---
 {apiVersion: v1, kind: Namespace, metadata: {name: '{n}-power'}}
@@ -156,6 +157,25 @@ async fn owners_alone_cannot_give_up_ownership() {
             None => fixtures.passes("me-by-name", &back, ""),
         }
     }
+    // A tool that seems to own the label would remove it with its next apply.
+    let managed = r#"[{"op": "add", "path": "/metadata/managedFields/-", "value": {"manager": "pipeline", "operation": "Apply", "apiVersion": "v1", "time": "2026-01-01T00:00:00Z", "fieldsType": "FieldsV1", "fieldsV1": {"f:metadata": {"f:labels": {"f:roster.dev/owner": {}}}}}}]"#;
+    let adopted = r#"[{"op": "add", "path": "/metadata/managedFields/0/fieldsV1/f:metadata/f:annotations", "value": {"f:kubectl.kubernetes.io/last-applied-configuration": {}}}]"#;
+    let manifest =
+        r#"kubectl.kubernetes.io/last-applied-configuration={"metadata": {"labels": {"roster.dev/owner": "x"}}}"#;
+    for plant in [
+        ["patch", "namespace", &namespace, "--type=json", "-p", managed].as_slice(),
+        &["patch", "namespace", &namespace, "--type=json", "-p", adopted],
+        &["annotate", "namespace", &namespace, "--overwrite", manifest],
+    ] {
+        fixtures.refused("me-by-name", plant, "", me);
+        fixtures.passes("alice", plant, "");
+    }
+    // The same for the lock, before or while it is held.
+    let locking = r#"kubectl.kubernetes.io/last-applied-configuration={"metadata": {"annotations": {"roster.dev/locked-by": "x"}, "labels": {"roster.dev/owner": "x"}}}"#;
+    let lock = "a tool would remove the annotation roster.dev/locked-by";
+    for who in ["me-by-name", "eve", "alice"] {
+        fixtures.refused(who, &["annotate", "namespace", &namespace, "--overwrite", locking], "", lock);
+    }
     // Other writes are allowed, and so is deletion.
     let other = label("floor=3");
     fixtures.passes("eve", &other.iter().map(String::as_str).collect::<Vec<_>>(), "");
@@ -165,6 +185,17 @@ async fn owners_alone_cannot_give_up_ownership() {
 #[tokio::test(flavor = "multi_thread")]
 async fn users_with_a_quota_must_declare_an_owner() {
     let fixtures = set("own-quota").await;
+    // They also cannot have a tool remove the owner.
+    let namespace = fixtures.namespace("limited");
+    let manifest =
+        r#"kubectl.kubernetes.io/last-applied-configuration={"metadata": {"labels": {"roster.dev/owner": "x"}}}"#;
+    let plant = ["annotate", "namespace", &namespace, "--overwrite", manifest];
+    fixtures.refused(
+        "limited",
+        &plant,
+        "",
+        "metadata.labels[roster.dev/owner]: is required: User {n}-limited has a quota",
+    );
     let bare = || {
         let name = unique(&fixtures.n);
         format!("---\n{{apiVersion: v1, kind: Namespace, metadata: {{name: {name}}}}}")
@@ -172,7 +203,7 @@ async fn users_with_a_quota_must_declare_an_owner() {
     for who in ["limited", "grouped", "lead"] {
         let because = format!(
             "metadata.labels[roster.dev/owner]: is required: User {{n}}-{who} has a quota, and a Namespace without an \
-             owner would not count towards any; set it to {{n}}-{who}"
+             owner would not count towards any quota; set it to {{n}}-{who}"
         );
         fixtures.refused(who, CREATE, &bare(), &because);
         let generated =

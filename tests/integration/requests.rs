@@ -1,4 +1,5 @@
-//! How Roster talks to kube-apiserver: who it says it is, what a new leader reads, and what happens when packets are lost.
+//! Requests to kube-apiserver: how Roster identifies itself, what a new leader reads, and what happens when packets are
+//! lost.
 
 use std::collections::BTreeSet;
 use std::io::{Read, Write};
@@ -19,7 +20,7 @@ const WRITTEN: &str = "users.roster.dev,groups.roster.dev,rolebindings.roster.de
                        rolebindings.rbac.authorization.k8s.io,secrets,leases,events,resourcequotas,limitranges,\
                        validatingwebhookconfigurations,mutatingwebhookconfigurations";
 
-/// The position of the operator that leads.
+/// Returns the index of the operator that is the leader.
 fn leader(cluster: &Cluster) -> Option<usize> {
     let leads = |metrics: String| metrics.lines().any(|line| line == "roster_leader 1");
     cluster.operators().iter().position(|operator| operator.probe("/metrics").is_ok_and(leads))
@@ -30,7 +31,7 @@ async fn wait_for_leader(cluster: &Cluster) -> usize {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_new_leader_lists_neither_users_nor_secrets_and_every_request_says_who_sends_it() {
+async fn a_new_leader_lists_neither_users_nor_secrets_and_every_request_identifies_its_sender() {
     let cluster = Cluster::create("warm", &[]);
     cluster.start_operator(FAST_LEASE);
     cluster.start_operator(FAST_LEASE);
@@ -130,7 +131,7 @@ impl Network {
         }
     }
 
-    /// Works again. What was connected before stays lost.
+    /// Delivers packets again. Earlier connections stay broken.
     fn repair(&self) {
         self.is_down.store(false, Ordering::SeqCst);
         SockRef::from(&*self.listener).detach_filter().unwrap();
@@ -151,7 +152,7 @@ fn forward(mut from: TcpStream, mut to: TcpStream, is_down: &AtomicBool) {
     }
 }
 
-/// What is half open is noticed: the guard does not judge by what was known before. And nothing has to be restarted.
+/// Half-open connections are detected, so that the guard does not decide on outdated data. No restart is needed.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_operator_that_loses_kube_apiserver_refuses_and_recovers() {
     let cluster = Cluster::create("half-open", &[]);
@@ -168,15 +169,15 @@ async fn an_operator_that_loses_kube_apiserver_refuses_and_recovers() {
         let answer = cluster.plane.kubectl.run_with_input(&args, probe);
         answer.map_err(|error| error.to_string())
     };
-    // kube-apiserver does not ask the guard about those who may bind every role.
+    // kube-apiserver does not call the guard for requesters that may bind every role.
     cluster.kubectl(&["create", "clusterrole", "creator", "--verb=create", "--resource=users.roster.dev"]);
     cluster.kubectl(&["create", "clusterrolebinding", "creator", "--clusterrole=creator", "--user=eve"]);
-    eventually("the guard judges", || async { judged() }).await;
+    eventually("the guard decides", || async { judged() }).await;
 
     network.lose_packets();
-    eventually("the guard says that it can't judge", || async {
+    eventually("the guard reports that it can't decide", || async {
         match judged() {
-            Ok(_) => Err("it judges".to_owned()),
+            Ok(_) => Err("it still decides".to_owned()),
             Err(error) if error.contains("a watch of the directory is failing") => Ok(()),
             Err(error) => Err(error),
         }
@@ -191,7 +192,7 @@ async fn an_operator_that_loses_kube_apiserver_refuses_and_recovers() {
 
     network.repair();
     let users = cluster.users().await;
-    eventually("the guard judges again", || async { judged() }).await;
+    eventually("the guard decides again", || async { judged() }).await;
     create(&users, &user("afterwards", false)).await;
     wait_until_ready(&users, "afterwards").await;
     assert!(cluster.operators()[0].is_running());

@@ -102,7 +102,7 @@ async fn every_permission_of_the_chart_is_used_and_none_is_missing() {
 
     let events = operator_events(&cluster, 0);
     let refused = refused(&events);
-    assert!(refused.is_empty(), "the operator lacks rights: {refused:#?}");
+    assert!(refused.is_empty(), "the operator lacks permissions: {refused:#?}");
     let permissions = granted(&cluster).await;
     assert!(permissions.len() > 50, "{permissions:#?}");
     let wildcards: Vec<&Permission> = permissions
@@ -118,7 +118,7 @@ async fn every_permission_of_the_chart_is_used_and_none_is_missing() {
             !is_checked_implicitly(permission) && !events.iter().any(|event| permission.was_needed_by(event))
         })
         .collect();
-    assert!(unused.is_empty(), "the operator has rights that it does not use: {unused:#?}");
+    assert!(unused.is_empty(), "the operator has permissions that it does not use: {unused:#?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -167,7 +167,7 @@ async fn an_operator_limited_to_namespaces_reads_secrets_only_there() {
     let events = operator_events(&cluster, 0);
     let elsewhere = |request: &&String| !request.contains("/namespaces/gone/");
     let refused: Vec<String> = refused(&events).iter().filter(elsewhere).cloned().collect();
-    assert!(refused.is_empty(), "the operator lacks rights: {refused:#?}");
+    assert!(refused.is_empty(), "the operator lacks permissions: {refused:#?}");
     let of_secrets = events.iter().filter(|event| event["objectRef"]["resource"] == "secrets");
     let asked: BTreeSet<&str> =
         of_secrets.map(|event| event["objectRef"]["namespace"].as_str().unwrap_or("all namespaces")).collect();
@@ -182,7 +182,7 @@ async fn an_operator_limited_to_namespaces_reads_secrets_only_there() {
         permissions.iter().filter(|permission| permission.resource == "secrets" && permission.verb != "delete");
     let unused: Vec<&Permission> =
         of_secrets.filter(|permission| !events.iter().any(|event| permission.was_needed_by(event))).collect();
-    assert!(unused.is_empty(), "the operator has rights that it does not use: {unused:#?}");
+    assert!(unused.is_empty(), "the operator has permissions that it does not use: {unused:#?}");
 }
 
 /// Does everything that needs a permission of the operator.
@@ -209,7 +209,7 @@ async fn people(cluster: &Cluster) {
     wait_until_ready(&users, "jane").await;
     // Changing the password Secret writes the identity Secret.
     cluster.kubectl(&["delete", "secret", "jane-password"]);
-    user_where(&users, "jane", "has lost it", |user| {
+    user_where(&users, "jane", "reports the missing Secret", |user| {
         condition(user, "Ready").is_some_and(|ready| ready.reason == "SecretNotFound")
     })
     .await;
@@ -302,7 +302,7 @@ async fn use_owned_namespace(cluster: &Cluster) {
     }
     // More than an even share: quota moves between the namespaces.
     for at in 0..12 {
-        eventually("room is made", || async {
+        eventually("quota is moved", || async {
             let pods = Api::<k8s_openapi::api::core::v1::Pod>::namespaced(cluster.client().await, "hers");
             let pod = crate::quota::pod(&format!("pod-{at}"), Some("1"));
             pods.create(&PostParams::default(), &pod).await.map(drop).map_err(|error| error.to_string())
@@ -317,14 +317,14 @@ async fn use_owned_namespace(cluster: &Cluster) {
     // A new limit adds a default.
     let memory = json!({"spec": {"quota": {"hard": {"limits.memory": "8Gi"}}}});
     users.patch("jane", &PatchParams::default(), &Patch::Merge(memory)).await.unwrap();
-    eventually("the LimitRange gives memory", || async {
+    eventually("the LimitRange has a default for memory", || async {
         let ranges = cluster.kubectl(&["get", "limitrange", "-n", "hers", "-o", "json"]);
         let ranges: Value = serde_json::from_str(&ranges).unwrap();
         let given = &ranges["items"][0]["spec"]["limits"][0]["default"]["memory"];
         if given.is_string() { Ok(()) } else { Err(ranges.to_string()) }
     })
     .await;
-    // Without an owner, there are no allotment and no defaults.
+    // Without an owner, there is neither an allotment nor a default.
     cluster.kubectl(&["label", "namespace", "hers-too", "roster.dev/owner-"]);
     for kind in ["resourcequota", "limitrange"] {
         eventually(&format!("the {kind} is gone"), || async {
@@ -366,7 +366,7 @@ async fn remove_verb(cluster: &Cluster, resource: &str, verb: &str) -> ClusterRo
     }
     // Rules without verbs are invalid.
     role.rules.iter_mut().for_each(|rules| rules.retain(|rule| !rule.verbs.is_empty()));
-    assert_ne!(role.rules, before.rules, "there is such a right");
+    assert_ne!(role.rules, before.rules, "the role has this permission");
     roles.replace("roster", &PostParams::default(), &role).await.unwrap();
     before
 }

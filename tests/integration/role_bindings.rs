@@ -24,7 +24,7 @@ fn namespace(cluster: &Cluster, name: &str, labels: &[&str]) {
     }
 }
 
-/// Users of the expansion test: more than one native binding holds.
+/// Number of users in the expansion test: more than fit into one native binding.
 const USERS: usize = 2100;
 
 async fn wait_until_ready(cluster: &Cluster, name: &str) {
@@ -357,7 +357,7 @@ async fn expanded_groups_are_split_over_native_bindings_and_a_change_writes_one(
         manifest.push_str(&user);
     }
     cluster.plane.kubectl.run_with_input(&["create", "-f", "-"], &manifest).unwrap();
-    eventually("every user is named", || async {
+    eventually("every user is a subject", || async {
         let names = cluster.kubectl(&[
             "get",
             "clusterrolebindings",
@@ -418,7 +418,7 @@ async fn i6_bindings_in_steady_state_are_not_written() {
     let operator = cluster.operators().remove(0);
     operator.stop().unwrap();
     cluster.start_operator(&[]);
-    eventually("every RoleBinding has been looked at", || async {
+    eventually("every RoleBinding has been reconciled", || async {
         let metrics = cluster.operators()[0].probe("/metrics").map_err(|error| error.to_string())?;
         let looked = metrics
             .lines()

@@ -1,7 +1,9 @@
 //! Shared by the tests: control planes with an operator, and helper functions.
 
 use std::future::Future;
+use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
@@ -67,10 +69,11 @@ impl Cluster {
         PROVIDER.get_or_init(|| {
             rustls::crypto::aws_lc_rs::default_provider().install_default().expect("no other provider is installed");
         });
-        let kubeconfig = Kubeconfig::read_from(&self.plane.kubectl.kubeconfig).expect("the kubeconfig is there");
-        let config =
-            Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await.expect("it is valid");
-        Client::try_from(config).expect("a client can be made of it")
+        let kubeconfig = Kubeconfig::read_from(&self.plane.kubectl.kubeconfig).expect("the kubeconfig can be read");
+        let config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default())
+            .await
+            .expect("the kubeconfig is valid");
+        Client::try_from(config).expect("the configuration is valid")
     }
 
     pub(crate) async fn users(&self) -> Api<User> {
@@ -347,5 +350,17 @@ pub(crate) fn operator_events(cluster: &Cluster, from: u64) -> Vec<serde_json::V
 }
 
 pub(crate) fn audit_position(cluster: &Cluster) -> u64 {
-    cluster.plane.audit_position().expect("the audit log is there")
+    cluster.plane.audit_position().expect("the audit log exists")
+}
+
+/// Runs a Python script with the packages of `tests/requirements.txt`. It reads `given` from its standard input, as JSON,
+/// and prints the result.
+pub(crate) fn run_python(script: &str, given: &serde_json::Value) -> serde_json::Value {
+    let python = roster_harness::python_with_packages().expect("Python is installed");
+    let mut child =
+        Command::new(python).args(["-c", script]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    child.stdin.take().unwrap().write_all(given.to_string().as_bytes()).unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert!(output.status.success(), "the script failed; its output is above");
+    serde_json::from_slice(&output.stdout).unwrap()
 }

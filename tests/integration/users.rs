@@ -152,7 +152,7 @@ async fn deletion_does_not_wait_with_the_policy_orphan() {
         users.get_opt(&name).await.map_err(|e| e.to_string())?.map_or(Ok(()), |_| Err("there".into()))
     })
     .await;
-    assert!(namespaces.get_opt(&format!("{name}-space")).await.unwrap().is_some(), "what it owned stays behind");
+    assert!(namespaces.get_opt(&format!("{name}-space")).await.unwrap().is_some(), "namespaces that it owned are kept");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,4 +1,4 @@
-//! How cost grows with the number of users, as a picture: both axes logarithmic.
+//! Chart of how response times grow with the number of users. Both axes are logarithmic.
 
 use std::fmt::Write;
 use std::path::Path;
@@ -8,7 +8,7 @@ use anyhow::Result;
 use crate::compare::{API_SERVER, BUFFER, SCAN, SECTION, SQLITE};
 use crate::report::{Line, Report, number, short};
 
-/// The query that is drawn: filter, sort and page.
+/// Name of the query in the chart: filter, sort and page.
 const DRAWN: &str = "group and state, by last login, page 1 of 20";
 
 const WIDTH: f64 = 760.0;
@@ -18,14 +18,14 @@ const RIGHT: f64 = 150.0;
 const TOP: f64 = 50.0;
 const BOTTOM: f64 = 60.0;
 
-/// A line of the picture: the sizes, and the milliseconds of each.
+/// A line in the chart. Points are numbers of users with milliseconds.
 struct Series {
     name: &'static str,
     colour: &'static str,
     points: Vec<(f64, f64)>,
 }
 
-/// Draws what was measured, if that was at two sizes at least.
+/// Writes the chart as SVG, if the query was measured with at least two numbers of users.
 ///
 /// # Errors
 /// If the file can't be written.
@@ -92,7 +92,7 @@ fn picture(series: &[Series]) -> String {
     out
 }
 
-/// Powers of ten.
+/// Returns the exponents of the powers of ten from `from` to `to`.
 fn decades(from: f64, to: f64) -> impl Iterator<Item = f64> {
     std::iter::successors(Some(from), |power| Some(power + 1.0)).take_while(move |power| *power <= to)
 }
@@ -102,7 +102,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn points_lie_where_they_belong() {
+    fn points_are_scaled_to_the_axes() {
         let points = vec![(1000.0, 1.0), (100_000.0, 100.0)];
         let drawn = picture(&[Series { name: "a", colour: "red", points }]);
         assert!(drawn.contains("points=\"80.0,400.0 610.0,50.0\""), "{drawn}");

@@ -1,4 +1,4 @@
-//! A control plane with Roster's chart, and people on it.
+//! A control plane with Roster's chart, filled with users, groups and role bindings.
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 use crate::load::{Server, address};
 use crate::population::Population;
 
-/// Writes at the same time: kube-apiserver gets no faster with more.
+/// Number of concurrent writes. More do not increase the throughput of kube-apiserver.
 const WRITERS: usize = 32;
 
 const DECLARED: &str = "/apis/roster.dev/v1alpha1";
@@ -31,7 +31,7 @@ pub(crate) struct Cluster {
 }
 
 impl Cluster {
-    /// A new one in `dir`, with further values of the chart.
+    /// Creates one in `dir`, with additional values of the chart.
     ///
     /// # Errors
     /// If it does not start.
@@ -46,13 +46,13 @@ impl Cluster {
         Ok(Self { client: Client::try_from(config)?, plane, installation })
     }
 
-    /// Starts an operator, and says how long it took until it was ready.
+    /// Starts an operator, and returns how long it took to become ready.
     ///
     /// # Errors
     /// If it does not become ready.
     pub(crate) async fn start_operator(&self, args: &[&str]) -> Result<(Operator, Duration)> {
         let binary = std::env::current_exe()?.with_file_name("roster");
-        ensure!(binary.is_file(), "{} is not there: build it, in the same profile", binary.display());
+        ensure!(binary.is_file(), "{} does not exist: build the operator with the same profile", binary.display());
         let start = Instant::now();
         let mut operator = Operator::spawn(&self.installation, &binary, "operator", args)?;
         while let Err(error) = operator.probe("/readyz") {
@@ -62,25 +62,25 @@ impl Cluster {
         Ok((operator, start.elapsed()))
     }
 
-    /// Waits until kube-apiserver has passwords replaced by their hashes.
+    /// Waits until kube-apiserver calls the webhook that hashes passwords.
     ///
     /// # Errors
-    /// If it does not.
+    /// If it does not within a minute.
     pub(crate) async fn wait_for_admission(&self) -> Result<()> {
         let [probe, _] = Population::with_password("probe", "password", "probe");
         let start = Instant::now();
         while let Err(error) = self.send("POST", "/api/v1/namespaces/default/secrets?dryRun=All", &probe).await {
-            ensure!(start.elapsed() < Duration::from_secs(60), error.context("admission does not answer"));
+            ensure!(start.elapsed() < Duration::from_secs(60), error.context("admission does not respond"));
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
         Ok(())
     }
 
-    /// Makes the operators that follow lead nothing: another holder keeps the Lease.
+    /// Gives the Lease to another holder, so that operators started afterwards do not become leader.
     ///
     /// # Errors
-    /// If kube-apiserver refuses.
-    pub(crate) fn hold_the_lease(&self) -> Result<()> {
+    /// If kube-apiserver rejects the request.
+    pub(crate) fn hold_lease(&self) -> Result<()> {
         let held = json!({"apiVersion": "coordination.k8s.io/v1", "kind": "Lease",
             "metadata": {"name": "roster", "namespace": NAMESPACE},
             "spec": {"holderIdentity": "bench", "leaseDurationSeconds": 86_400}});
@@ -88,10 +88,10 @@ impl Cluster {
         self.plane.kubectl.run_with_input(&apply, &held.to_string()).map(drop)
     }
 
-    /// Makes namespaces, groups and role bindings, and waits until the bindings are compiled.
+    /// Creates namespaces, groups and role bindings, and waits until the bindings are compiled.
     ///
     /// # Errors
-    /// If kube-apiserver refuses, or they are not compiled.
+    /// If kube-apiserver rejects one, or the bindings are not compiled in time.
     pub(crate) async fn add_groups(&self, population: Population) -> Result<()> {
         let namespace =
             |at| json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": Population::namespace(at)}});
@@ -103,10 +103,10 @@ impl Cluster {
         self.wait_until_ready("rolebindings", population.bindings(), Duration::from_secs(300)).await.map(drop)
     }
 
-    /// Makes users with a status, as if the controllers had been there.
+    /// Creates users with the status that the controllers would write.
     ///
     /// # Errors
-    /// If kube-apiserver refuses.
+    /// If kube-apiserver rejects one.
     pub(crate) async fn add_users(&self, population: Population) -> Result<()> {
         let writes = stream::iter(0..population.users).map(|at| {
             let (user, status) = population.user(at);
@@ -119,20 +119,20 @@ impl Cluster {
         writes.buffer_unordered(WRITERS).try_collect().await
     }
 
-    /// Creates objects, as many at a time as kube-apiserver takes.
+    /// Creates objects, [`WRITERS`] at a time.
     ///
     /// # Errors
-    /// If it refuses one.
+    /// If kube-apiserver rejects one.
     pub(crate) async fn create_all(&self, path: &str, objects: impl Iterator<Item = Value>) -> Result<()> {
         let writes = stream::iter(objects).map(|object| async move { self.send("POST", path, &object).await });
         writes.buffer_unordered(WRITERS).try_collect().await
     }
 
-    /// Waits until that many objects of a resource are Ready, and says how long that took.
+    /// Waits until `count` objects of a resource are Ready, and returns how long that took.
     ///
     /// # Errors
-    /// If they don't become so.
-    pub(crate) async fn wait_until_ready(&self, plural: &str, count: u64, patience: Duration) -> Result<Duration> {
+    /// If they are not Ready within `timeout`.
+    pub(crate) async fn wait_until_ready(&self, plural: &str, count: u64, timeout: Duration) -> Result<Duration> {
         let start = Instant::now();
         loop {
             let list: Value = self.get(&format!("{DECLARED}/{plural}?resourceVersion=0")).await?;
@@ -144,15 +144,15 @@ impl Cluster {
             if ready as u64 >= count {
                 return Ok(start.elapsed());
             }
-            ensure!(start.elapsed() < patience, "{ready} of {count} {plural} are ready after {patience:?}");
+            ensure!(start.elapsed() < timeout, "{ready} of {count} {plural} are ready after {timeout:?}");
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
     }
 
-    /// A write by the administrator.
+    /// Sends a write as cluster administrator.
     ///
     /// # Errors
-    /// If kube-apiserver refuses it.
+    /// If kube-apiserver rejects it.
     pub(crate) async fn send(&self, method: &str, path: &str, body: &Value) -> Result<()> {
         let kind = if method == "PATCH" { "application/merge-patch+json" } else { "application/json" };
         let request = Request::builder().method(method).uri(path).header("Content-Type", kind);
@@ -163,15 +163,15 @@ impl Cluster {
             .with_context(|| path.to_owned())
     }
 
-    /// A read by the administrator.
+    /// Sends a GET as cluster administrator.
     ///
     /// # Errors
-    /// If kube-apiserver refuses it, or the answer is no JSON.
+    /// If kube-apiserver rejects it, or the response is not JSON.
     pub(crate) async fn get(&self, path: &str) -> Result<Value> {
         Ok(self.client.request(Request::get(path).body(Vec::new())?).await?)
     }
 
-    /// kube-apiserver, asked by the administrator.
+    /// Returns kube-apiserver, called as cluster administrator.
     ///
     /// # Errors
     /// If a certificate can't be read.
@@ -180,7 +180,7 @@ impl Cluster {
         Server::new(address(&self.plane.url)?, &ca, Some((&certificate, &key)))
     }
 
-    /// Roster's own port, asked as kube-apiserver asks it on behalf of an administrator.
+    /// Returns Roster's own port, called as kube-apiserver does on behalf of an administrator.
     ///
     /// # Errors
     /// If a certificate can't be read.
@@ -191,10 +191,10 @@ impl Cluster {
         Ok(server.with_headers(&[("x-remote-user", "admin"), ("x-remote-group", "system:masters")]))
     }
 
-    /// Waits until kube-apiserver passes requests on to Roster.
+    /// Waits until kube-apiserver proxies requests to Roster.
     ///
     /// # Errors
-    /// If it does not.
+    /// If it does not within two minutes.
     pub(crate) async fn wait_until_served(&self) -> Result<()> {
         let start = Instant::now();
         while let Err(error) = self.get(&format!("/apis/{GROUP}/{VERSION}/users?limit=1")).await {

@@ -1,4 +1,4 @@
-//! Queries: each contender in turn for a short while, round after round.
+//! Compares queries. In each round, every contender is measured for a short time, one after the other.
 
 use std::path::Path;
 use std::slice::from_ref;
@@ -14,32 +14,32 @@ use crate::queries::{Answer, Query, queries};
 use crate::report::{Line, Report, median, millis, ratio};
 use crate::stand_ins;
 
-/// Part of the table.
+/// Section of the report.
 pub(crate) const SECTION: &str = "queries";
 
-/// The limit: the same bytes from a buffer, by the same stack.
+/// The limit: the same bytes from a buffer, served by the same HTTP and TLS stack.
 pub(crate) const BUFFER: &str = "buffer";
-/// The limit of the slowest in a hundred.
+/// The limit of the 99th percentile.
 pub(crate) const BUFFER_P99: &str = "buffer's p99";
-/// A column and an index for each field.
+/// SQLite with a column and an index for each field.
 pub(crate) const SQLITE: &str = "SQLite";
-/// A look at each object.
+/// A scan over all objects.
 pub(crate) const SCAN: &str = "scan";
-/// kube-apiserver with the custom resources themselves.
+/// kube-apiserver, queried for the custom resources.
 pub(crate) const API_SERVER: &str = "kube-apiserver";
 /// Roster, behind kube-apiserver.
 const AGGREGATED: &str = "through kube-apiserver";
 
-/// How long a contender has its turn.
+/// Duration of one measurement of a contender.
 const SLICE: Duration = Duration::from_millis(300);
 
 const CONCURRENCIES: [usize; 2] = [1, 16];
 
-/// Who answers.
+/// Servers that are measured.
 pub(crate) struct Servers {
     /// Roster, on its own port.
     pub roster: Server,
-    /// kube-apiserver, which passes on to Roster what is for it.
+    /// kube-apiserver, which proxies requests for the directory to Roster.
     pub api_server: Server,
 }
 
@@ -47,11 +47,11 @@ struct Contender {
     name: &'static str,
     server: Server,
     call: Call,
-    /// Whether a single answer takes long: no use in asking many times at once.
+    /// Whether a single response takes long. Slow contenders are not measured with concurrent requests.
     is_slow: bool,
 }
 
-/// What rounds came to, in their order.
+/// Results of a contender by round, in milliseconds for the percentiles.
 struct Rounds {
     name: &'static str,
     per_second: Vec<f64>,
@@ -59,7 +59,7 @@ struct Rounds {
     p99: Vec<f64>,
 }
 
-/// Measures every query. `dir`: where the stand-ins keep their files.
+/// Measures every query. `dir`: folder for the files of the stand-ins.
 ///
 /// # Errors
 /// If a system does not respond, or responds differently from the others.
@@ -75,8 +75,8 @@ pub(crate) async fn measure(
     for query in &queries {
         answers.push(servers.roster.get(&query.roster).await?);
     }
-    let everybody = servers.roster.get(&all(&queries)?.roster).await?;
-    let (_process, stand_ins) = stand_ins::start(dir, population.users, &answers, &everybody).await?;
+    let all_users = servers.roster.get(&all(&queries)?.roster).await?;
+    let (_process, stand_ins) = stand_ins::start(dir, population.users, &answers, &all_users).await?;
     for (at, (query, answer)) in queries.iter().zip(&answers).enumerate() {
         if query.answer != Answer::Permissions {
             for other in ["sqlite", "scan"] {
@@ -94,10 +94,10 @@ pub(crate) async fn measure(
 }
 
 fn all(queries: &[Query]) -> Result<&Query> {
-    queries.iter().find(|query| query.answer == Answer::All).context("one query is for everybody")
+    queries.iter().find(|query| query.answer == Answer::All).context("one of the queries lists all users")
 }
 
-/// Roster first, then what it is compared with.
+/// Returns the contenders for a query: Roster first, then the alternatives.
 fn contenders(query: &Query, at: usize, servers: &Servers, stand_ins: &Server) -> Vec<Contender> {
     let contender = |name, server: &Server, path: String, is_slow| Contender {
         name,
@@ -140,7 +140,7 @@ impl Rounds {
 }
 
 fn line(query: &Query, concurrency: usize, population: Population, all: &[Rounds]) -> Line {
-    let (roster, others) = all.split_first().expect("Roster is the first");
+    let (roster, others) = all.split_first().expect("Roster comes first");
     let at_once = if concurrency == 1 { String::new() } else { format!(", {concurrency} at once") };
     let mut line = Line::new(SECTION, format!("{}{at_once}", query.name), population.users)
         .figure("p50", median(roster.p50.clone()), "ms")
@@ -160,17 +160,17 @@ fn line(query: &Query, concurrency: usize, population: Population, all: &[Rounds
     line
 }
 
-/// Every system gives the same answer.
+/// Checks that Roster and another contender return the same result.
 fn agree(query: &Query, roster: &Bytes, other: &Bytes) -> Result<()> {
     let summary = |bytes: &Bytes| -> Result<(Value, Vec<Value>)> {
         let answer: Value = serde_json::from_slice(bytes)?;
         let items = answer["items"].as_array().into_iter().flatten().map(|item| item["metadata"]["name"].clone());
         let items = if query.answer == Answer::Count { vec![] } else { items.collect() };
-        // Of a single user there is only the name.
+        // For a single user, only the name can be compared.
         let about = if query.answer == Answer::Single { &answer["metadata"]["name"] } else { &answer["total"] };
         Ok((about.clone(), items))
     };
     let (ours, theirs) = (summary(roster)?, summary(other)?);
-    ensure!(ours == theirs, "{}: Roster says {ours:?}, the other {theirs:?}", query.name);
+    ensure!(ours == theirs, "{}: Roster returns {ours:?}, but the other returns {theirs:?}", query.name);
     Ok(())
 }

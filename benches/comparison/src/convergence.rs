@@ -1,4 +1,4 @@
-//! From the declaration of many users to all of them Ready.
+//! Time from applying many users until all of them are Ready.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -13,24 +13,24 @@ use crate::population::Population;
 use crate::report::{Line, Report, number};
 use crate::rest;
 
-/// Part of the table.
+/// Section of the report.
 const SECTION: &str = "convergence";
 
-/// Users whose passwords arrive as plaintext, and users that kubectl applies: more of them tell nothing new.
-const FEW: u64 = 1000;
+/// Number of users with plaintext passwords, and of users that kubectl applies. Larger numbers give the same rates.
+const SMALL_BATCH: u64 = 1000;
 
-const PATIENCE: Duration = Duration::from_secs(1800);
+const TIMEOUT: Duration = Duration::from_secs(1800);
 
-/// How the users come.
+/// How the users are applied.
 #[derive(Clone, Copy)]
-enum Way {
+enum ApplyMethod {
     /// `kubectl apply` of one file.
     Kubectl,
-    /// Many writers at a time, as fast as kube-apiserver takes them.
+    /// Concurrent writers, as fast as kube-apiserver accepts the writes.
     Writers,
 }
 
-/// Measures it, and what the leader costs at rest afterwards. The operator runs all the time.
+/// Measures convergence, and then the cost of the idle leader. The operator runs all the time.
 ///
 /// # Errors
 /// If users don't become Ready.
@@ -38,15 +38,15 @@ pub(crate) async fn measure(report: &mut Report, dir: &Path, users: u64) -> Resu
     let cluster = Cluster::create(dir, &[]).await?;
     let (operator, _) = cluster.start_operator(&[]).await?;
     cluster.wait_for_admission().await?;
-    let few = users.min(FEW);
+    let few = users.min(SMALL_BATCH);
     let hashed = ("passwordHash", hash("a giraffe in rubber boots"));
     let plain = ("password", "a giraffe in rubber boots".to_owned());
     let mut made = 0;
-    for (way, count, (key, value)) in [
-        (Way::Kubectl, few, &hashed),
-        (Way::Kubectl, few, &plain),
-        (Way::Writers, few, &plain),
-        (Way::Writers, users, &hashed),
+    for (method, count, (key, value)) in [
+        (ApplyMethod::Kubectl, few, &hashed),
+        (ApplyMethod::Kubectl, few, &plain),
+        (ApplyMethod::Writers, few, &plain),
+        (ApplyMethod::Writers, users, &hashed),
     ] {
         let bare = bare_loop(30);
         let prefix = format!("batch-{made}");
@@ -55,14 +55,14 @@ pub(crate) async fn measure(report: &mut Report, dir: &Path, users: u64) -> Resu
         let objects: Vec<[Value; 2]> = names.iter().map(|name| Population::with_password(name, key, value)).collect();
         let from = cluster.plane.audit_position()?;
         let start = Instant::now();
-        apply(&cluster, dir, way, &objects).await?;
+        apply(&cluster, dir, method, &objects).await?;
         let applied = start.elapsed().as_secs_f64();
         made += count;
-        // To look at all users again and again would slow kube-apiserver down.
-        while written(&operator)? < made && start.elapsed() < PATIENCE {
+        // Polling the list of all users would slow kube-apiserver down, so poll the operator's metrics first.
+        while written(&operator)? < made && start.elapsed() < TIMEOUT {
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
-        cluster.wait_until_ready("users", made, PATIENCE).await?;
+        cluster.wait_until_ready("users", made, TIMEOUT).await?;
         let took = start.elapsed().as_secs_f64();
         let is_write = |event: &&Value| {
             event["stage"] == "ResponseComplete"
@@ -70,9 +70,9 @@ pub(crate) async fn measure(report: &mut Report, dir: &Path, users: u64) -> Resu
                 && ["create", "update", "patch", "delete"].iter().any(|verb| event["verb"] == *verb)
         };
         let writes = cluster.plane.operator_events(from)?.iter().filter(is_write).count();
-        let name = match way {
-            Way::Kubectl => format!("kubectl apply, {key}"),
-            Way::Writers => format!("32 writers, {key}"),
+        let name = match method {
+            ApplyMethod::Kubectl => format!("kubectl apply, {key}"),
+            ApplyMethod::Writers => format!("32 writers, {key}"),
         };
         let rate = number(count) / took;
         let mut line = Line::new(SECTION, name, count).ratio("bare creates of kube-apiserver", rate / raw, (raw, "/s"));
@@ -86,21 +86,21 @@ pub(crate) async fn measure(report: &mut Report, dir: &Path, users: u64) -> Resu
                 .figure("Roster's writes", number(writes as u64) / number(count), "a user"),
         );
     }
-    // What has changed settles: last logins, Events.
+    // Wait until follow-up writes such as last logins and Events are done.
     tokio::time::sleep(Duration::from_secs(10)).await;
-    rest::quiet(report, &cluster, &operator, "the leader", made).await?;
+    rest::idle(report, &cluster, &operator, "the leader", made).await?;
     operator.stop()
 }
 
-async fn apply(cluster: &Cluster, dir: &Path, way: Way, objects: &[[Value; 2]]) -> Result<()> {
-    match way {
-        Way::Kubectl => {
+async fn apply(cluster: &Cluster, dir: &Path, method: ApplyMethod, objects: &[[Value; 2]]) -> Result<()> {
+    match method {
+        ApplyMethod::Kubectl => {
             let file = dir.join("users.json");
             let list = json!({"apiVersion": "v1", "kind": "List", "items": objects.concat()});
             std::fs::write(&file, list.to_string())?;
             cluster.plane.kubectl.run(&["apply", "-f", &file.to_string_lossy()]).map(drop)
         }
-        Way::Writers => {
+        ApplyMethod::Writers => {
             let secrets = objects.iter().map(|[secret, _]| secret.clone());
             cluster.create_all("/api/v1/namespaces/default/secrets", secrets).await?;
             let users = objects.iter().map(|[_, user]| user.clone());
@@ -109,18 +109,18 @@ async fn apply(cluster: &Cluster, dir: &Path, way: Way, objects: &[[Value; 2]]) 
     }
 }
 
-/// Statuses of users that an operator has written.
+/// Returns the number of user statuses that the operator has written.
 fn written(operator: &Operator) -> Result<u64> {
     let metrics = operator.probe("/metrics")?;
     let count = metrics.lines().find_map(|line| line.strip_prefix("roster_writes_total{kind=\"UserStatus\"} "));
     Ok(count.map_or(Ok(0), str::parse)?)
 }
 
-/// Objects of nobody's concern that kube-apiserver creates to the second.
+/// Returns how many objects that no controller watches kube-apiserver creates per second.
 async fn raw_creates(cluster: &Cluster, prefix: &str, count: u64) -> Result<f64> {
     let object = |at| {
         json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": format!("{prefix}-{at}"), "namespace": "default"},
-            "stringData": {"text": "as long as the hash of a password is, or about a hundred bytes of it, so that it weighs the same"}})
+            "stringData": {"text": "a text that is as long as the hash of a password, about a hundred bytes, so that objects are equally large"}})
     };
     let start = Instant::now();
     cluster.create_all("/api/v1/namespaces/default/secrets", (0..count).map(object)).await?;

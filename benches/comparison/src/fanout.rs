@@ -1,4 +1,4 @@
-//! One change, and a thousand who watch.
+//! Delivery of one change to a thousand watches.
 
 use std::time::{Duration, Instant};
 
@@ -19,7 +19,7 @@ const WATCHERS: usize = 1000;
 const DECLARED: &str = "/apis/roster.dev/v1alpha1/users";
 const DIRECTORY: &str = "/apis/directory.roster.dev/v1alpha1/users";
 
-/// Measures how long it takes until the last of them knows.
+/// Measures how long it takes until the last watcher has received a change.
 ///
 /// # Errors
 /// If a watcher never receives the change.
@@ -47,10 +47,10 @@ pub(crate) async fn measure(
     Ok(())
 }
 
-/// Milliseconds from the write until the last watcher has read it.
+/// Returns the milliseconds from the write until the last watcher has received it.
 async fn one(cluster: &Cluster, server: &Server, path: &str, marker: &str) -> Result<f64> {
     let newest: Value = serde_json::from_slice(&server.get(&format!("{path}?limit=1")).await?)?;
-    let revision = newest["metadata"]["resourceVersion"].as_str().context("a list has a revision")?;
+    let revision = newest["metadata"]["resourceVersion"].as_str().context("the list has no resourceVersion")?;
     let watch = format!("{path}?watch=true&resourceVersion={revision}");
     let bodies: Vec<_> = stream::iter(0..WATCHERS)
         .map(async |_| {
@@ -68,7 +68,7 @@ async fn one(cluster: &Cluster, server: &Server, path: &str, marker: &str) -> Re
         watchers.spawn(async move {
             let mut seen = Vec::new();
             while let Some(frame) = body.frame().await {
-                seen.extend_from_slice(frame?.data_ref().context("watches have no trailers")?);
+                seen.extend_from_slice(frame?.data_ref().context("the watch has sent trailers")?);
                 if seen.windows(marker.len()).any(|window| window == marker.as_bytes()) {
                     drop(connection);
                     return Ok(Instant::now());

@@ -1,17 +1,17 @@
-//! What the table comes to beside the goals. Missing one is no failure: machines are noisy.
+//! Compares the results with the goals. A missed goal does not fail the run, because measurements are noisy.
 
 use crate::compare::{API_SERVER, BUFFER, BUFFER_P99, SCAN, SECTION, SQLITE};
 use crate::report::{Line, Report, short};
 use crate::rest::CHANGE;
 
-/// Judges what was measured among the most users.
-pub(crate) fn judge(report: &mut Report) {
+/// Evaluates the goals on the results with the largest number of users.
+pub(crate) fn evaluate(report: &mut Report) {
     let Some(users) = report.lines.iter().filter(|line| line.section == SECTION).map(|line| line.users).max() else {
         return;
     };
     let lines: Vec<Line> =
         report.lines.iter().filter(|line| line.section == SECTION && line.users == users).cloned().collect();
-    // Those that answer with one user or a page.
+    // Queries that return one user or a page.
     let short_answers: Vec<&Line> = lines
         .iter()
         .filter(|line| !["everybody", "permissions"].iter().any(|name| line.what.starts_with(name)))
@@ -32,24 +32,24 @@ pub(crate) fn judge(report: &mut Report) {
     growth(report);
 }
 
-/// The line that is furthest from the goal.
-fn worst(report: &mut Report, lines: &[&Line], name: &str, most: bool, bound: f64, goal: &str) {
+/// Adds a goal with the result that is furthest from it. `is_maximum`: whether `bound` is an upper bound.
+fn worst(report: &mut Report, lines: &[&Line], name: &str, is_maximum: bool, bound: f64, goal: &str) {
     let found = lines.iter().filter_map(|line| Some((line.find(name)?.value, line)));
-    let compare = |a: &(f64, _), b: &(f64, _)| if most { b.0.total_cmp(&a.0) } else { a.0.total_cmp(&b.0) };
+    let compare = |a: &(f64, _), b: &(f64, _)| if is_maximum { b.0.total_cmp(&a.0) } else { a.0.total_cmp(&b.0) };
     let Some((value, line)) = found.min_by(|a, b| compare(&(a.0, ()), &(b.0, ()))) else { return };
-    let met = if most { value < bound } else { value >= bound };
+    let met = if is_maximum { value < bound } else { value >= bound };
     let goal = format!("{} users: {goal}", line.users);
     report.goal(goal, format!("at the worst {}× ({})", short(value), line.what), met);
 }
 
-/// Whether a change costs the same among few users as among many.
+/// Adds the goal that the cost of a change does not grow with the number of users.
 fn growth(report: &mut Report) {
     let costs = report.lines.iter().filter_map(|line| Some((line.users, line.find(CHANGE)?.value)));
     let costs: Vec<(u64, f64)> = costs.collect();
-    if let (Some((few, cheap)), Some((many, dear))) = (costs.first().copied(), costs.last().copied())
+    if let (Some((few, cheap)), Some((many, expensive))) = (costs.first().copied(), costs.last().copied())
         && few < many
     {
-        let growth = dear / cheap;
+        let growth = expensive / cheap;
         let goal = format!("a change among {many} users costs at most 1.5 times what it does among {few}");
         report.goal(goal, format!("{growth:.2} times"), growth <= 1.5);
     }

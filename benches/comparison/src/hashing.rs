@@ -1,10 +1,10 @@
-//! The bare argon2 loop: the minimum cost of passwords.
+//! A plain argon2id loop: the upper limit for the rate of logins.
 
 use std::time::Instant;
 
 use roster_credentials::hash::{Argon2idCost, Memory, PasswordHash};
 
-/// Hashes of argon2id to the second, on every core, with memory reused.
+/// Returns the argon2id hashes per second of a loop on every core, with reused memory.
 pub(crate) fn bare_loop(rounds: u32) -> f64 {
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let start = Instant::now();
@@ -18,11 +18,11 @@ pub(crate) fn bare_loop(rounds: u32) -> f64 {
             });
         }
     });
-    let hashes = f64::from(rounds) * f64::from(u32::try_from(cores).expect("so many cores there are not"));
+    let hashes = f64::from(rounds) * f64::from(u32::try_from(cores).expect("the number of cores fits into 32 bits"));
     hashes / start.elapsed().as_secs_f64()
 }
 
-/// A hash of a password, as people write it into a Secret.
+/// Returns the hash of a password, in the form in which users store it in a Secret.
 pub(crate) fn hash(password: &str) -> String {
     PasswordHash::create(password, Argon2idCost::default(), &mut Memory::default()).expose().to_owned()
 }

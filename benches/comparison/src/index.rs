@@ -1,5 +1,5 @@
-//! The index by itself, without a server: memory of a user, and what is left of a query's time without HTTP, TLS and
-//! authorisation. In a process of its own, so that nothing else is in its memory.
+//! The index without a server: memory per user, and the duration of queries without HTTP, TLS and authorization. It is
+//! measured in a separate process, so that its memory contains nothing else.
 
 use std::hint::black_box;
 use std::process::Command;
@@ -9,7 +9,7 @@ use std::time::Instant;
 use anyhow::{Context, Result, ensure};
 use roster_api::User;
 use roster_core::directory::entries::user::{FIELDS, record};
-use roster_core::directory::index::query::Query as Sought;
+use roster_core::directory::index::query::Query as IndexQuery;
 use roster_core::directory::index::record::Record;
 use roster_core::directory::index::view::View;
 use serde::{Deserialize, Serialize};
@@ -22,23 +22,23 @@ use crate::report::{Line, Report, median, number};
 
 const SECTION: &str = "index";
 
-/// Runs that are timed together: one alone is too short for the clock.
+/// Number of runs that are timed together, because a single one is too short for the clock.
 const BATCH: u32 = 10;
 
 const BATCHES: usize = 200;
 
-/// What the process tells.
+/// Results that the separate process prints.
 #[derive(Debug, Default, Deserialize, Serialize)]
 pub(crate) struct Measured {
-    /// Bytes a user, in all.
+    /// Resident bytes per user in total.
     resident: f64,
-    /// Bytes a user of the JSON that answers are built from.
+    /// Bytes per user of the JSON from which responses are built.
     json: f64,
-    /// Microseconds, by name.
+    /// Name of each query and its duration in microseconds.
     times: Vec<(String, f64)>,
 }
 
-/// Has the process measure, and reads what it tells.
+/// Runs the separate process and adds its results to the report.
 ///
 /// # Errors
 /// If it fails.
@@ -63,7 +63,7 @@ pub(crate) fn measure(report: &mut Report, users: u64) -> Result<()> {
     Ok(())
 }
 
-/// Builds an index and measures it.
+/// Builds an index and measures it. Runs in the separate process.
 ///
 /// # Errors
 /// If memory can't be read.
@@ -78,8 +78,8 @@ pub(crate) fn run(users: u64) -> Result<Measured> {
     let mut measured =
         Measured { resident: bytes / number(users), json: number(json as u64) / number(users), times: Vec::new() };
     for query in queries(population) {
-        if let Some((sought, offset, limit)) = sought(&query)? {
-            let time = time(|| drop(black_box(view.table.select(&sought, offset, Some(limit)))));
+        if let Some((index_query, offset, limit)) = index_query(&query)? {
+            let time = time(|| drop(black_box(view.table.select(&index_query, offset, Some(limit)))));
             measured.times.push((query.name, time));
         }
     }
@@ -91,24 +91,24 @@ pub(crate) fn run(users: u64) -> Result<Measured> {
     let change = time(|| {
         revision += 1;
         let mut next = view.clone();
-        next.set(changes.next().expect("one for each run"));
+        next.set(changes.next().expect("there is one for each run"));
         view = next;
     });
     measured.times.push(("a change, indexed and published".into(), change));
     Ok(measured)
 }
 
-/// A user as the index keeps it.
+/// Returns a user as the index stores it.
 fn user(population: Population, at: u64, revision: u64) -> Result<Arc<Record>> {
     let (mut user, status) = population.user(at);
     user["status"] = status["status"].clone();
-    // What kube-apiserver adds.
+    // Fields that kube-apiserver adds.
     let added = json!({"uid": format!("00000000-0000-4000-8000-{at:012}"), "generation": 1,
         "resourceVersion": revision.to_string(), "creationTimestamp": "2026-11-22T00:00:00Z"});
     if let (Value::Object(metadata), Value::Object(added)) = (&mut user["metadata"], added) {
         metadata.extend(added);
     }
-    // Another login than before, where it is a change.
+    // Changes have a later login than the initial users.
     if revision > population.users {
         let second = 1_790_000_000 + i64::try_from(revision)?;
         user["status"]["lastLoginTime"] = jiff::Timestamp::from_second(second)?.to_string().into();
@@ -117,8 +117,8 @@ fn user(population: Population, at: u64, revision: u64) -> Result<Arc<Record>> {
     Ok(Arc::new(record(&user)))
 }
 
-/// The query as the index takes it, and which of what it finds is wanted; none where the index alone does not answer.
-fn sought(query: &Query) -> Result<Option<(Sought, usize, usize)>> {
+/// Returns a query of the index with offset and limit, or `None` if the index alone cannot answer it.
+fn index_query(query: &Query) -> Result<Option<(IndexQuery, usize, usize)>> {
     let (offset, limit, by_login) = match query.answer {
         Answer::Single | Answer::Count => (0, 1, false),
         Answer::Page { offset, limit, by_login } => (usize::try_from(offset)?, usize::try_from(limit)?, by_login),
@@ -128,22 +128,22 @@ fn sought(query: &Query) -> Result<Option<(Sought, usize, usize)>> {
     let equal = condition.equal.iter().map(|(field, value)| format!("{field},{value}"));
     let within = condition.within.iter().map(|text| format!("displayName,*{text}*"));
     let group = condition.group.iter().map(|group| format!("groups,{group}"));
-    let mut sought = Sought::default();
+    let mut index_query = IndexQuery::default();
     for filter in equal.chain(within).chain(group) {
-        sought.filter_by(FIELDS, &filter).ok().context("the filter is right")?;
+        index_query.filter_by(FIELDS, &filter).ok().context("the filter is invalid")?;
     }
     if by_login {
-        sought.sort_by(FIELDS, "-lastLoginTime").ok().context("the key is right")?;
+        index_query.sort_by(FIELDS, "-lastLoginTime").ok().context("the sort key is invalid")?;
     }
-    Ok(Some((sought, offset, limit)))
+    Ok(Some((index_query, offset, limit)))
 }
 
-/// Median time of a run, in microseconds.
+/// Returns the median duration of a run, in microseconds.
 fn time(mut run: impl FnMut()) -> f64 {
     let batch = |_| {
-        let begun = Instant::now();
+        let started = Instant::now();
         (0..BATCH).for_each(|_| run());
-        begun.elapsed().as_secs_f64() * 1e6 / f64::from(BATCH)
+        started.elapsed().as_secs_f64() * 1e6 / f64::from(BATCH)
     };
     median((0..BATCHES).map(batch).collect())
 }

@@ -1,4 +1,5 @@
-//! A closed loop of requests over TLS with keep-alive: each connection asks, reads the whole answer, and asks again.
+//! A closed loop of requests over TLS with keep-alive: each connection sends a request, reads the whole response, and
+//! sends the next request.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -18,29 +19,30 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
-/// A server, and who asks it.
+/// A server, and the identity with which it is called.
 #[derive(Clone)]
 pub(crate) struct Server {
-    /// Where it listens.
+    /// Address that it listens on.
     pub address: SocketAddr,
-    /// What it is asked with.
+    /// Headers of each request.
     pub headers: Vec<(&'static str, String)>,
     tls: Arc<ClientConfig>,
 }
 
-/// What a slice of time came to.
+/// Results of a load test.
 pub(crate) struct Measured {
     /// Requests per second.
     pub per_second: f64,
-    /// Time until the answer was read, in microseconds.
+    /// Time until the response was read, in microseconds.
     pub micros: Histogram<u64>,
 }
 
 impl Server {
-    /// A server at `address` whose certificate is from the authority `ca` (PEM), asked with a client certificate.
+    /// Creates a server at `address` with a certificate issued by the authority `ca` (PEM). `client`: certificate and
+    /// key of the client (PEM).
     ///
     /// # Errors
-    /// If something is no PEM.
+    /// If an argument is not valid PEM.
     pub(crate) fn new(address: SocketAddr, ca: &str, client: Option<(&str, &str)>) -> Result<Self> {
         let mut roots = rustls::RootCertStore::empty();
         for certificate in CertificateDer::pem_slice_iter(ca.as_bytes()) {
@@ -58,16 +60,16 @@ impl Server {
         Ok(Self { address, headers: Vec::new(), tls: Arc::new(config) })
     }
 
-    /// The same server, asked with these headers.
+    /// Adds headers to each request.
     pub(crate) fn with_headers(mut self, headers: &[(&'static str, &str)]) -> Self {
         self.headers.extend(headers.iter().map(|(name, value)| (*name, (*value).to_owned())));
         self
     }
 
-    /// A connection.
+    /// Opens a connection.
     ///
     /// # Errors
-    /// If it can't be made.
+    /// If the connection or the TLS handshake fails.
     pub(crate) async fn connect(&self) -> Result<Connection> {
         let stream = TcpStream::connect(self.address).await?;
         stream.set_nodelay(true)?;
@@ -78,21 +80,22 @@ impl Server {
         Ok(Connection { sender, headers: self.headers.clone() })
     }
 
-    /// One answer.
+    /// Sends a GET and returns the response body.
     ///
     /// # Errors
-    /// If it is none of success.
+    /// If the response has an error status.
     pub(crate) async fn get(&self, path: &str) -> Result<Bytes> {
         self.connect().await?.body("GET", path, Bytes::new()).await
     }
 
-    /// Asks for the time of `slice` over that many connections, each at least once, and each the same: the calls by turns.
+    /// Sends requests for the duration of `slice` over `connections` connections, at least one over each. Each
+    /// connection repeats one of the calls, assigned round-robin.
     ///
     /// # Errors
-    /// If an answer is none of success.
+    /// If a response has an error status.
     pub(crate) async fn load(&self, calls: &[Call], connections: usize, slice: Duration) -> Result<Measured> {
         let mut open = try_join_all((0..connections).map(|_| self.connect())).await?;
-        // Once without the clock.
+        // One request over each connection as a warm-up.
         try_join_all(open.iter_mut().zip(calls.iter().cycle()).map(|(connection, call)| connection.drain(call)))
             .await?;
         let start = Instant::now();
@@ -113,46 +116,46 @@ impl Server {
         for done in try_join_all(tasks).await? {
             micros.add(done?)?;
         }
-        #[expect(clippy::cast_precision_loss, reason = "so many requests there are not")]
+        #[expect(clippy::cast_precision_loss, reason = "the number of requests is far below 2^52")]
         let per_second = micros.len() as f64 / start.elapsed().as_secs_f64();
         Ok(Measured { per_second, micros })
     }
 }
 
-/// What is asked.
+/// A request.
 #[derive(Clone, Debug)]
 pub(crate) struct Call {
     /// The method.
     pub method: &'static str,
     /// The path, with its query string.
     pub path: String,
-    /// The body, JSON, if there is one.
+    /// The JSON body; empty for none.
     pub body: Bytes,
 }
 
 impl Call {
-    /// A GET.
+    /// Creates a GET.
     pub(crate) fn get(path: impl Into<String>) -> Self {
         Self { method: "GET", path: path.into(), body: Bytes::new() }
     }
 
-    /// A POST of JSON.
+    /// Creates a POST with a JSON body.
     pub(crate) fn post(path: impl Into<String>, body: &serde_json::Value) -> Self {
         Self { method: "POST", path: path.into(), body: body.to_string().into() }
     }
 }
 
-/// A connection.
+/// An HTTP/1.1 connection over TLS.
 pub(crate) struct Connection {
     sender: SendRequest<Full<Bytes>>,
     headers: Vec<(&'static str, String)>,
 }
 
 impl Connection {
-    /// Asks, and returns the answer as soon as it begins.
+    /// Sends a request, and returns the response body as soon as it begins.
     ///
     /// # Errors
-    /// If it is none of success.
+    /// If the response has an error status.
     pub(crate) async fn begin(&mut self, method: &str, path: &str, body: Bytes) -> Result<hyper::body::Incoming> {
         let mut request = Request::builder().method(method).uri(path).header(header::HOST, "localhost");
         for (name, value) in &self.headers {
@@ -171,30 +174,30 @@ impl Connection {
         Ok(response.into_body())
     }
 
-    /// Asks, and reads the answer.
+    /// Sends a request, and reads the response body.
     ///
     /// # Errors
-    /// If it is none of success.
+    /// If the response has an error status.
     pub(crate) async fn body(&mut self, method: &str, path: &str, body: Bytes) -> Result<Bytes> {
         Ok(self.begin(method, path, body).await?.collect().await?.to_bytes())
     }
 
-    /// Asks, and drops the answer as it comes.
+    /// Sends a request, and discards the response body as it arrives.
     async fn drain(&mut self, call: &Call) -> Result<()> {
         let mut body = self.begin(call.method, &call.path, call.body.clone()).await?;
         let mut bytes = 0;
         while let Some(frame) = body.frame().await {
             bytes += frame?.data_ref().map_or(0, Bytes::len);
         }
-        ensure!(bytes > 0, "{}: nothing came", call.path);
+        ensure!(bytes > 0, "{}: the response body is empty", call.path);
         Ok(())
     }
 }
 
-/// Host and port of a URL.
+/// Returns the host and port of a URL.
 ///
 /// # Errors
-/// If it has none.
+/// If the host is not an IP address with a port.
 pub(crate) fn address(url: &str) -> Result<SocketAddr> {
     url.rsplit('/').next().unwrap_or_default().parse().with_context(|| url.to_owned())
 }

@@ -1,4 +1,4 @@
-//! Logins, and tokens that are looked at.
+//! Logins, and reviews of tokens and API keys.
 
 use std::path::Path;
 use std::slice::from_ref;
@@ -14,15 +14,15 @@ use crate::load::{Call, Server};
 use crate::population::Population;
 use crate::report::{Line, Report, median, millis, ratio};
 
-/// Part of the table.
+/// Section of the report.
 const SECTION: &str = "logins";
 
 const PASSWORD: &str = "a giraffe in rubber boots";
 const SLICE: Duration = Duration::from_secs(1);
-/// Logins at the same time: the hashes keep every core busy.
+/// Number of concurrent logins: enough to keep every core busy with hashing.
 const AT_ONCE: usize = 8;
 
-/// Measures logins beside the bare argon2 loop, and reviews of tokens beside kube-apiserver's of its own.
+/// Compares logins with a plain argon2 loop, and token reviews with kube-apiserver's reviews of ServiceAccount tokens.
 ///
 /// # Errors
 /// If a user can't log in.
@@ -30,7 +30,7 @@ pub(crate) async fn measure(report: &mut Report, dir: &Path, rounds: usize) -> R
     let cluster = Cluster::create(dir, &[]).await?;
     let (operator, _) = cluster.start_operator(&[]).await?;
     cluster.wait_for_admission().await?;
-    // One person for each connection: attempts on one person are judged one after the other.
+    // One user for each connection, because login attempts of one user are processed one after the other.
     let names: Vec<String> = (0..AT_ONCE).map(|at| format!("jane-{at}")).collect();
     for name in &names {
         let [secret, user] = Population::with_password(name, "password", PASSWORD);
@@ -100,5 +100,5 @@ async fn answer(server: &Server, call: &Call) -> Result<Value> {
 
 fn text(answer: &Value, field: &str) -> Result<String> {
     let text = answer["status"][field].as_str();
-    text.map(str::to_owned).with_context(|| format!("there is no status.{field}"))
+    text.map(str::to_owned).with_context(|| format!("the response has no status.{field}"))
 }

@@ -1,13 +1,13 @@
-//! Measures Roster beside what people would use instead, and beside the limit. `make bench` runs it.
+//! Compares the performance of Roster with alternatives and with the theoretical limit. `make bench` runs it.
 //!
 //! ```text
-//!  main ─▶ cluster, population          a control plane, and who is on it
+//!  main ─▶ cluster, population          a control plane and its users
 //!    ├──▶ compare ─▶ queries, load      each query, each contender in turn
-//!    │       └─────▶ stand_ins ─▶ scan, sqlite
+//!    │       └─────▶ stand_ins ─▶ scan, sqlite ─▶ found
 //!    ├──▶ index                         the index without a server
-//!    ├──▶ start, rest, fanout           what a replica costs; many watches
-//!    ├──▶ convergence, logins           what the leader does; passwords and tokens
-//!    └──▶ goals, report, chart          the table, as JSON, as a picture
+//!    ├──▶ start, rest, fanout           cost of a replica; many watches
+//!    ├──▶ convergence, logins           work of the leader; passwords and tokens
+//!    └──▶ goals, report, chart          the results as table, JSON and chart
 //! ```
 
 mod chart;
@@ -15,6 +15,7 @@ mod cluster;
 mod compare;
 mod convergence;
 mod fanout;
+mod found;
 mod goals;
 mod hashing;
 mod index;
@@ -45,28 +46,28 @@ use crate::report::Report;
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
-/// Measures Roster beside what people would use instead, and beside the limit.
+/// Compare the performance of Roster with alternatives and with the theoretical limit.
 #[derive(Debug, Parser)]
 struct Cli {
     #[command(subcommand)]
     command: Option<Command>,
-    /// Measure these parts alone.
+    /// Measure only these parts.
     #[arg(long, value_delimiter = ',', value_enum)]
     only: Vec<Part>,
-    /// How many users.
+    /// Numbers of users to measure with.
     #[arg(long, value_delimiter = ',', default_value = "1000,10000")]
     sizes: Vec<u64>,
-    /// Rounds in which every contender has its turn.
+    /// Number of rounds. Each round measures every contender once.
     #[arg(long, default_value = "5")]
     rounds: usize,
-    /// Where the results go, as JSON. target/bench/results.json if it is not given.
+    /// Path of the results as JSON [default: target/bench/results.json].
     #[arg(long)]
     out: Option<PathBuf>,
 }
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Serves what Roster's answers are compared with. The benchmark starts it by itself.
+    /// Serve the stand-ins that Roster is compared with. The benchmark starts this itself.
     #[command(hide = true)]
     StandIns {
         #[arg(long)]
@@ -76,7 +77,7 @@ enum Command {
         #[arg(long)]
         users: u64,
     },
-    /// Measures the index by itself. The benchmark starts it by itself.
+    /// Measure the index without a server. The benchmark starts this itself.
     #[command(hide = true)]
     Index {
         #[arg(long)]
@@ -86,9 +87,9 @@ enum Command {
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
 enum Part {
-    /// Queries, watches and what a replica and its index cost.
+    /// Queries, watches, and the cost of a replica and its index.
     Queries,
-    /// From the declaration to Ready, and what the leader costs at rest.
+    /// Time from declaration to Ready, and the cost of an idle leader.
     Convergence,
     /// Passwords and tokens.
     Logins,
@@ -132,8 +133,8 @@ async fn measure(cli: &Cli) -> Result<()> {
             queries_at(&mut report, &dir.join(users.to_string()), population, cli.rounds).await?;
         }
     }
-    report.quote_keystone();
-    goals::judge(&mut report);
+    report.add_keystone();
+    goals::evaluate(&mut report);
     chart::draw(&report, &dir.join("growth.svg"))?;
     println!("{}\n\n{}", report::machine(), report.table());
     report.write(&cli.out.clone().unwrap_or_else(|| dir.join("results.json")))
@@ -144,14 +145,15 @@ async fn queries_at(report: &mut Report, dir: &Path, population: Population, rou
     let (leader, _) = cluster.start_operator(&[]).await?;
     cluster.add_groups(population).await?;
     leader.stop()?;
-    // From here on a replica that follows answers: nobody has to make claims and credentials for so many users first.
-    cluster.hold_the_lease()?;
+    // From here on, a follower serves the requests: claims and credentials for all these users need not be written
+    // first.
+    cluster.hold_lease()?;
     let base = start::base(&cluster).await?;
     cluster.add_users(population).await?;
     let operator = start::start(report, &cluster, population, base).await?;
     cluster.wait_until_served().await?;
     let servers = Servers { roster: cluster.roster(&operator)?, api_server: cluster.api_server()? };
-    rest::quiet(report, &cluster, &operator, "a replica", population.users).await?;
+    rest::idle(report, &cluster, &operator, "a replica", population.users).await?;
     compare::measure(report, &servers, &dir.join("stand-ins"), population, rounds).await?;
     rest::change(report, &cluster, &operator, &servers, population).await?;
     fanout::measure(report, &cluster, &servers, population, rounds.min(3)).await?;

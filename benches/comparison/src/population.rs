@@ -1,4 +1,4 @@
-//! Who there is: made by a seeded generator, so that every run measures the same people.
+//! Generates users, groups and role bindings from a seed, so that every run measures the same objects.
 
 use roster_api::{PASSWORD_SECRET_TYPE, USER_ANNOTATION};
 use serde_json::{Value, json};
@@ -32,45 +32,45 @@ impl Random {
     }
 }
 
-/// A number of users, and what belongs to that many.
+/// A number of users, and the numbers of other objects for it.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Population {
-    /// How many users.
+    /// Number of users.
     pub users: u64,
 }
 
 impl Population {
-    /// One group to ten users.
+    /// Returns the number of groups: one per ten users.
     pub(crate) fn groups(self) -> u64 {
         (self.users / 10).max(DEPARTMENTS + 2)
     }
 
-    /// One role binding to a hundred users.
+    /// Returns the number of role bindings: one per hundred users.
     pub(crate) fn bindings(self) -> u64 {
         (self.users / 100).max(5)
     }
 
-    /// One namespace to twenty users.
+    /// Returns the number of namespaces: one per twenty users.
     pub(crate) fn namespaces(self) -> u64 {
         (self.users / 20).max(5)
     }
 
-    /// Name of a user.
+    /// Returns the name of a user.
     pub(crate) fn name(at: u64) -> String {
         format!("user-{at:06}")
     }
 
-    /// Email of a user.
+    /// Returns the email of a user.
     pub(crate) fn email(at: u64) -> String {
         format!("user-{at:06}@example.com")
     }
 
-    /// Name of a group. The first few are the departments.
+    /// Returns the name of a group. The first groups are the departments.
     pub(crate) fn group(at: u64) -> String {
         if at < DEPARTMENTS { format!("department-{at}") } else { format!("team-{at:05}") }
     }
 
-    /// A user as it is declared, and its status as the controllers would write it.
+    /// Returns the manifest of a user, and the status that the controllers would write.
     pub(crate) fn user(self, at: u64) -> (Value, Value) {
         let mut random = Random(at.wrapping_mul(0x2545_f491_4f6c_dd1d) ^ 0x0526_1991);
         let name = Self::name(at);
@@ -103,21 +103,21 @@ impl Population {
         (user, status)
     }
 
-    /// Text that is in the midst of the display names of about one user in a thousand.
+    /// Text within the display names of about one user in a thousand.
     pub(crate) const TEXT_WITHIN: &str = "lace 50";
 
-    /// A group.
+    /// Returns the manifest of a group.
     pub(crate) fn group_object(at: u64) -> Value {
         json!({"apiVersion": "roster.dev/v1alpha1", "kind": "Group", "metadata": {"name": Self::group(at)},
             "spec": {"displayName": format!("Group {at}"), "acceptDeclaredMembers": true}})
     }
 
-    /// Name of a namespace.
+    /// Returns the name of a namespace.
     pub(crate) fn namespace(at: u64) -> String {
         format!("project-{at:05}")
     }
 
-    /// A role binding: a group holds a role in three namespaces.
+    /// Returns the manifest of a role binding that gives a group a role in three namespaces.
     pub(crate) fn binding(self, at: u64) -> Value {
         let role = ["view", "edit"][usize::try_from(at % 2).expect("an index")];
         let namespaces: Vec<_> = (0..3).map(|i| Self::namespace((at * 3 + i) % self.namespaces())).collect();
@@ -126,7 +126,7 @@ impl Population {
                 "roleRef": {"kind": "ClusterRole", "name": role}, "scope": {"namespaces": namespaces}}})
     }
 
-    /// A user with nothing but a password, and the Secret that brings it. `key` says how: `password` or `passwordHash`.
+    /// Returns a password Secret and the manifest of a user that refers to it. `key`: `password` or `passwordHash`.
     pub(crate) fn with_password(name: &str, key: &str, value: &str) -> [Value; 2] {
         let secret = json!({"apiVersion": "v1", "kind": "Secret", "type": PASSWORD_SECRET_TYPE,
             "metadata": {"name": name, "namespace": "default", "annotations": {USER_ANNOTATION: name}},
@@ -143,7 +143,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_same_people_every_time() {
+    fn generated_users_are_reproducible() {
         let population = Population { users: 1000 };
         assert_eq!(population.user(7), population.user(7));
         let groups: std::collections::BTreeSet<_> = (0..1000)

@@ -1,56 +1,56 @@
-//! What is asked, in the form of each contender.
+//! The queries, in the form that each contender takes.
 
 use roster_api::directory::{GROUP, VERSION};
 
 use crate::population::Population;
 
-/// Where the custom resources themselves are.
+/// Path of the custom resources.
 const DECLARED: &str = "/apis/roster.dev/v1alpha1/users";
 
-/// What users are to be found, in no contender's own terms.
+/// Condition on users, independent of any contender's syntax.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Condition {
     /// Fields and the values that they must have.
     pub equal: Vec<(&'static str, String)>,
-    /// Text that the display name must have within.
+    /// Text that the display name must contain.
     pub within: Option<String>,
     /// Group that they must be in.
     pub group: Option<String>,
 }
 
-/// What is answered.
+/// Kind of result.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Answer {
     /// One user.
     Single,
-    /// Users from an offset on, and how many there are in all; by last login, latest first, or else by name.
+    /// A page of users and the total number. Sorted by last login, latest first, if `by_login`; otherwise by name.
     Page { offset: u64, limit: u64, by_login: bool },
-    /// How many there are.
+    /// The number of users.
     Count,
-    /// All of them.
+    /// All users.
     All,
-    /// What a user may do. No stand-in can tell.
+    /// The permissions of a user. No stand-in supports this.
     Permissions,
 }
 
 /// A query.
 #[derive(Clone, Debug)]
 pub(crate) struct Query {
-    /// What it is called in the table.
+    /// Name in the report.
     pub name: String,
-    /// Whom.
+    /// Users that the query selects.
     pub condition: Condition,
-    /// What.
+    /// Kind of result.
     pub answer: Answer,
-    /// The path on Roster.
+    /// Path on Roster.
     pub roster: String,
-    /// What kube-apiserver can do for the same custom resources; the client has to do the rest.
+    /// Path of the closest request for the custom resources on kube-apiserver. The client would have to do the rest.
     pub declared: Option<String>,
-    /// Whether that is a whole list.
+    /// Whether `declared` is a list.
     pub declared_is_list: bool,
 }
 
-/// The queries over that many users.
+/// Returns the queries for this number of users.
 pub(crate) fn queries(population: Population) -> Vec<Query> {
     let at = population.users * 7 / 9;
     let (name, email) = (Population::name(at), Population::email(at));
@@ -59,7 +59,7 @@ pub(crate) fn queries(population: Population) -> Vec<Query> {
     let listed = |selector: &str| Some(format!("{DECLARED}?resourceVersion=0{selector}"));
     let in_group =
         Condition { equal: vec![("state", "Active".into())], group: Some(group.clone()), ..Condition::default() };
-    // The departments are of one size, and nineteen of twenty users are active: the page is full at any size.
+    // Departments are of equal size and 19 of 20 users are active, so the page is full for any number of users.
     let late = (population.users / 5 * 18 / 20 / 20).clamp(1, 500);
     let sorted = |page: u64| Query {
         name: format!("group and state, by last login, page {page} of 20"),

@@ -1,4 +1,4 @@
-//! The table, and the same as JSON.
+//! The report, as a Markdown table and as JSON.
 
 use std::fmt::Write;
 use std::path::Path;
@@ -7,7 +7,7 @@ use anyhow::Result;
 use serde::Serialize;
 use serde_json::json;
 
-/// Milliseconds that Keystone takes.
+/// Response times of Keystone, in milliseconds.
 const KEYSTONE: [(&str, f64); 4] = [
     ("a user by name", 19.6),
     ("a page of 20 users", 15.8),
@@ -15,16 +15,16 @@ const KEYSTONE: [(&str, f64); 4] = [
     ("a login with a password", 276.0),
 ];
 
-/// Something that was measured, or a ratio of two such things.
+/// A measured value, or the ratio of two measured values.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct Number {
-    /// What it is, or is compared with.
+    /// Name of the value; for a ratio, what Roster is compared with.
     pub name: String,
-    /// How much.
+    /// The value.
     pub value: f64,
-    /// Of what.
+    /// Unit of the value.
     pub unit: &'static str,
-    /// Of a ratio: what the other one comes to.
+    /// For a ratio: value and unit of what Roster is compared with.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub beside: Option<(f64, &'static str)>,
 }
@@ -32,64 +32,64 @@ pub(crate) struct Number {
 /// A line of the table.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct Line {
-    /// Part of the table.
+    /// Section of the report.
     pub section: &'static str,
     /// What was measured.
     pub what: String,
-    /// Among how many users.
+    /// Number of users.
     pub users: u64,
-    /// How it compares: how many times as much Roster does, or takes.
+    /// Roster's value divided by that of each alternative.
     pub ratios: Vec<Number>,
-    /// What it comes to on this machine.
+    /// Absolute values on this machine.
     pub figures: Vec<Number>,
 }
 
-/// A goal, and what has come of it.
+/// A goal, and whether it was met.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct Goal {
-    /// What is to be.
+    /// Description of the goal.
     pub wanted: String,
-    /// What is.
+    /// The measured value.
     pub figure: String,
-    /// Whether that is enough.
+    /// Whether the goal was met.
     pub met: bool,
 }
 
-/// All of it.
+/// Results of all benchmarks.
 #[derive(Debug, Default, Serialize)]
 pub(crate) struct Report {
-    /// The table.
+    /// Lines of the table.
     pub lines: Vec<Line>,
-    /// The goals that could be judged.
+    /// Goals for which there are results.
     pub goals: Vec<Goal>,
 }
 
 impl Line {
-    /// A line without numbers.
+    /// Creates a line without numbers.
     pub(crate) fn new(section: &'static str, what: impl Into<String>, users: u64) -> Self {
         Self { section, what: what.into(), users, ratios: Vec::new(), figures: Vec::new() }
     }
 
-    /// With a ratio, and what it is a ratio to.
+    /// Adds a ratio. `beside`: value and unit of what Roster is compared with.
     pub(crate) fn ratio(mut self, name: impl Into<String>, value: f64, beside: (f64, &'static str)) -> Self {
         self.ratios.push(Number { name: name.into(), value, unit: "×", beside: Some(beside) });
         self
     }
 
-    /// With a figure.
+    /// Adds an absolute value.
     pub(crate) fn figure(mut self, name: impl Into<String>, value: f64, unit: &'static str) -> Self {
         self.figures.push(Number { name: name.into(), value, unit, beside: None });
         self
     }
 
-    /// A number of the line.
+    /// Returns the number with this name.
     pub(crate) fn find(&self, name: &str) -> Option<&Number> {
         self.ratios.iter().chain(&self.figures).find(|number| number.name == name)
     }
 }
 
 impl Report {
-    /// Adds a line, and shows it at once: the whole takes a while.
+    /// Adds a line, and prints it immediately, because the whole run takes long.
     pub(crate) fn add(&mut self, line: Line) {
         eprintln!("{}", row(&line));
         self.lines.push(line);
@@ -100,14 +100,14 @@ impl Report {
         self.goals.push(Goal { wanted: wanted.into(), figure: figure.into(), met });
     }
 
-    /// Adds what was measured of Keystone, on another day and a machine of the same kind.
-    pub(crate) fn quote_keystone(&mut self) {
+    /// Adds results of Keystone, which were measured on another day on a machine of the same kind.
+    pub(crate) fn add_keystone(&mut self) {
         for (what, millis) in KEYSTONE {
             self.add(Line::new("for orientation", format!("Keystone: {what}"), 100_000).figure("took", millis, "ms"));
         }
     }
 
-    /// The table.
+    /// Returns the report as Markdown.
     pub(crate) fn table(&self) -> String {
         let mut out = String::from("| | what | users | ratios | figures |\n| --- | --- | --- | --- | --- |\n");
         for line in &self.lines {
@@ -122,7 +122,7 @@ impl Report {
         out
     }
 
-    /// Writes everything as JSON.
+    /// Writes the report as JSON.
     ///
     /// # Errors
     /// If the file can't be written.
@@ -137,7 +137,7 @@ impl Report {
     }
 }
 
-/// What the machine is, in a line.
+/// Describes the machine in one line.
 pub(crate) fn machine() -> String {
     let cores = std::thread::available_parallelism().map_or(0, std::num::NonZero::get);
     format!("{cores} cores of {}; load {}", processor(), load())
@@ -149,7 +149,7 @@ fn processor() -> String {
     name.map_or_else(|| "an unknown processor".to_owned(), |(_, name)| name.to_owned())
 }
 
-/// Processes that wanted to run, in the mean of the last minute: who shares the machine.
+/// Returns the load average of the last minute, which shows what else is running on the machine.
 fn load() -> String {
     let load = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
     load.split_whitespace().next().unwrap_or("unknown").to_owned()
@@ -171,14 +171,18 @@ fn numbers(numbers: &[Number]) -> String {
     numbers.iter().map(write).collect::<Vec<_>>().join("; ")
 }
 
-/// Three digits that count.
+/// Formats a value with about three significant digits.
 pub(crate) fn short(value: f64) -> String {
     match value.abs() {
         0.0 => "0".to_owned(),
         ..0.1 => format!("{value:.3}"),
         ..10.0 => format!("{value:.2}"),
         ..100.0 => format!("{value:.1}"),
-        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "it is positive, and in range")]
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "the value is positive and in range"
+        )]
         _ => grouped(value.round() as u64),
     }
 }
@@ -195,27 +199,27 @@ fn grouped(value: u64) -> String {
     out
 }
 
-/// The value in the middle.
+/// Returns the median.
 ///
 /// # Panics
-/// If there are none.
+/// If `values` is empty.
 pub(crate) fn median(mut values: Vec<f64>) -> f64 {
     values.sort_by(f64::total_cmp);
     values[values.len() / 2]
 }
 
-/// The median of what the two figures of each round come to.
+/// Returns the median of the ratios of each round.
 pub(crate) fn ratio(ours: &[f64], theirs: &[f64]) -> f64 {
     median(ours.iter().zip(theirs).map(|(ours, theirs)| ours / theirs).collect())
 }
 
-/// A count, as a number to reckon with.
-#[expect(clippy::cast_precision_loss, reason = "so many there are not")]
+/// Converts a count to a floating-point number.
+#[expect(clippy::cast_precision_loss, reason = "counts are far below 2^52")]
 pub(crate) fn number(count: u64) -> f64 {
     count as f64
 }
 
-/// Microseconds as milliseconds.
+/// Converts microseconds to milliseconds.
 pub(crate) fn millis(micros: u64) -> f64 {
     number(micros) / 1000.0
 }
@@ -225,7 +229,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn three_digits_count() {
+    fn numbers_have_three_significant_digits() {
         let written = [0.0123, 0.5, 12.34, 1234.5, 1_234_567.0].map(short);
         assert_eq!(written, ["0.012", "0.50", "12.3", "1,235", "1,234,567"]);
         assert!(median(vec![3.0, 1.0, 2.0]).total_cmp(&2.0).is_eq());

@@ -1,4 +1,4 @@
-//! What Roster costs while nothing happens, and when one user changes.
+//! Cost of an idle replica, and of a change to one user.
 
 use std::time::{Duration, Instant};
 
@@ -12,25 +12,25 @@ use crate::population::Population;
 use crate::process::{cpu_seconds, resident};
 use crate::report::{Line, Report, median, number};
 
-/// Part of the table.
+/// Section of the report.
 pub(crate) const SECTION: &str = "cost";
 
-/// What a change's cost is called.
+/// Name of the cost of a change in the report.
 pub(crate) const CHANGE: &str = "CPU a change";
 
-/// How long nothing happens.
-const QUIET: Duration = Duration::from_secs(30);
+/// Duration of the measurement of an idle replica.
+const IDLE: Duration = Duration::from_secs(30);
 
-/// Changes in a batch.
+/// Number of changes in a batch.
 const CHANGES: u32 = 50;
 
 const BATCHES: usize = 9;
 
-/// What a replica does while nothing happens.
+/// Measures the CPU time, requests and memory of an idle replica.
 ///
 /// # Errors
-/// If it is gone, or the audit log can't be read.
-pub(crate) async fn quiet(
+/// If the replica has ended, or the audit log can't be read.
+pub(crate) async fn idle(
     report: &mut Report,
     cluster: &Cluster,
     operator: &Operator,
@@ -38,14 +38,14 @@ pub(crate) async fn quiet(
     users: u64,
 ) -> Result<()> {
     let (cpu, from) = (cpu_seconds(operator.id())?, cluster.plane.audit_position()?);
-    tokio::time::sleep(QUIET).await;
-    let per_hour = 3600.0 / QUIET.as_secs_f64();
+    tokio::time::sleep(IDLE).await;
+    let per_hour = 3600.0 / IDLE.as_secs_f64();
     let cpu = (cpu_seconds(operator.id())? - cpu) * per_hour;
     let events = cluster.plane.operator_events(from)?;
     let events: Vec<&Value> = events.iter().filter(|event| event["stage"] == "ResponseComplete").collect();
     let is_lease = |event: &&&Value| event["objectRef"]["resource"] == "leases";
     let leases = events.iter().filter(is_lease).count();
-    // A watch that kube-apiserver ends after some minutes is begun again.
+    // kube-apiserver ends watches after some minutes, and the replica starts them again.
     let others = events.iter().filter(|event| !is_lease(event) && event["verb"] != "watch");
     let named: Vec<_> = others.map(|event| format!("{} {}", event["verb"], event["requestURI"])).collect();
     let memory = resident(operator.id())?;
@@ -61,10 +61,11 @@ pub(crate) async fn quiet(
     Ok(())
 }
 
-/// What one change costs a replica: median of batches, for what it does meanwhile is counted.
+/// Measures the CPU time of a replica per change. The median of several batches is used, because other work in the
+/// meantime is counted too.
 ///
 /// # Errors
-/// If it is gone, or the change does not arrive.
+/// If the replica has ended, or does not serve the change.
 pub(crate) async fn change(
     report: &mut Report,
     cluster: &Cluster,
@@ -74,17 +75,17 @@ pub(crate) async fn change(
 ) -> Result<()> {
     let name = Population::name(population.users / 2);
     let path = format!("/apis/roster.dev/v1alpha1/users/{name}");
-    let shown = format!("/apis/directory.roster.dev/v1alpha1/users/{name}");
+    let served = format!("/apis/directory.roster.dev/v1alpha1/users/{name}");
     let (mut costs, mut writes) = (Vec::new(), Vec::new());
     for batch in 0..BATCHES {
-        let (base, begun) = (cpu_seconds(operator.id())?, Instant::now());
+        let (base, started) = (cpu_seconds(operator.id())?, Instant::now());
         let mut last = String::new();
         for at in 0..CHANGES {
             last = format!("change {at} of batch {batch}");
             cluster.send("PATCH", &path, &json!({"spec": {"lastName": last}})).await?;
         }
-        writes.push(begun.elapsed().as_secs_f64() / f64::from(CHANGES));
-        until_shown(servers, &shown, &last).await?;
+        writes.push(started.elapsed().as_secs_f64() / f64::from(CHANGES));
+        wait_until_served(servers, &served, &last).await?;
         costs.push((cpu_seconds(operator.id())? - base) / f64::from(CHANGES));
     }
     let (cpu, write) = (median(costs), median(writes));
@@ -96,15 +97,15 @@ pub(crate) async fn change(
     Ok(())
 }
 
-async fn until_shown(servers: &Servers, path: &str, last_name: &str) -> Result<()> {
+async fn wait_until_served(servers: &Servers, path: &str, last_name: &str) -> Result<()> {
     let sent = Instant::now();
     loop {
         let user: Value = serde_json::from_slice(&servers.roster.get(path).await?)?;
         if user["spec"]["lastName"] == last_name {
             return Ok(());
         }
-        anyhow::ensure!(sent.elapsed() < Duration::from_secs(10), "the change does not arrive");
-        // To ask costs the replica something, too.
+        anyhow::ensure!(sent.elapsed() < Duration::from_secs(10), "the replica does not serve the change");
+        // Each request costs CPU time of the replica, so poll slowly.
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }

@@ -1,4 +1,4 @@
-//! What KubeSphere does: all objects in memory, each looked at for each query, fields reached by JSON path.
+//! Stand-in for KubeSphere: all objects are in memory, each query scans all of them, and fields are read by JSON path.
 
 use std::cmp::Ordering;
 
@@ -6,17 +6,17 @@ use anyhow::{Context, Result};
 use serde_json::Value;
 use serde_json_path::JsonPath;
 
+use crate::found::{Found, list};
 use crate::queries::{Answer, Condition, Query};
-use crate::stand_ins::{Found, list};
 
-/// All objects.
+/// Scans all users for each query.
 pub(crate) struct Scan {
     users: Vec<Value>,
     name: JsonPath,
     login: JsonPath,
 }
 
-/// A condition with its paths parsed once, which KubeSphere parses again for each object.
+/// A condition with parsed paths. They are parsed once per query; KubeSphere parses them for each object.
 struct Parsed {
     equal: Vec<(JsonPath, String)>,
     within: Option<(JsonPath, String)>,
@@ -24,24 +24,24 @@ struct Parsed {
 }
 
 impl Scan {
-    /// Over these users.
+    /// Creates a scan over these users.
     ///
     /// # Errors
-    /// If a path is wrong.
+    /// If a path is invalid.
     pub(crate) fn new(users: Vec<Value>) -> Result<Self> {
         Ok(Self { users, name: path("name")?, login: path("lastLoginTime")? })
     }
 
-    /// The answer.
+    /// Returns the response to a query.
     ///
     /// # Errors
-    /// If a field has no path.
+    /// If a field has no path, or no user is found for [`Answer::Single`].
     pub(crate) fn answer(&self, query: &Query) -> Result<Vec<u8>> {
         let parsed = parse(&query.condition)?;
         let mut found: Vec<&Value> = self.users.iter().filter(|user| parsed.holds(user)).collect();
         let total = found.len();
         match query.answer {
-            Answer::Single => return Ok(serde_json::to_vec(found.first().context("nobody")?)?),
+            Answer::Single => return Ok(serde_json::to_vec(found.first().context("no such user")?)?),
             Answer::Count => return Ok(list(&Found { total, items: vec![] })),
             Answer::All => self.sort(&mut found, false),
             Answer::Page { offset, limit, by_login } => {
@@ -49,7 +49,7 @@ impl Scan {
                 let (offset, limit) = (usize::try_from(offset)?, usize::try_from(limit)?);
                 found = found.into_iter().skip(offset).take(limit).collect();
             }
-            Answer::Permissions => anyhow::bail!("not known here"),
+            Answer::Permissions => anyhow::bail!("the scan does not support permissions"),
         }
         let items = found.into_iter().map(serde_json::to_vec).collect::<Result<_, _>>()?;
         Ok(list(&Found { total, items }))

@@ -1,7 +1,9 @@
-//! What Rancher's Steve does: SQLite with a column and an index for each field, and the objects beside them as they are.
+//! Stand-in for Rancher's Steve: SQLite with a column and an index for each field, and the complete objects in a second
+//! table.
 //!
-//! Tuned: statements are prepared once a thread, the whole file is mapped, nothing is synchronised, groups have a table
-//! of their own with an index (Steve searches them as text), the optimiser knows the data.
+//! It is tuned: statements are prepared once per thread, the whole file is memory-mapped, nothing is synced to disk,
+//! groups have a separate table with an index (Steve searches them as text), and the optimizer has statistics of the
+//! data.
 
 use std::cell::RefCell;
 use std::path::{Path, PathBuf};
@@ -10,8 +12,8 @@ use anyhow::{Context, Result};
 use rusqlite::{Connection, OpenFlags, ToSql, params_from_iter};
 use serde_json::Value;
 
+use crate::found::{Found, list};
 use crate::queries::{Answer, Query};
-use crate::stand_ins::{Found, list};
 
 const SCHEMA: &str = "
 PRAGMA journal_mode = OFF;
@@ -35,7 +37,7 @@ CREATE INDEX by_login ON users (lastLoginTime);
 ANALYZE;
 ";
 
-/// Of each connection.
+/// Settings of each connection.
 const TUNING: &str = "
 PRAGMA mmap_size = 4294967296;
 PRAGMA cache_size = -65536;
@@ -47,7 +49,7 @@ thread_local! {
     static OPEN: RefCell<Option<Connection>> = const { RefCell::new(None) };
 }
 
-/// A file of users.
+/// A database file of users.
 pub(crate) struct Sqlite {
     path: PathBuf,
 }
@@ -91,10 +93,10 @@ impl Sqlite {
         Ok(Self { path: path.to_owned() })
     }
 
-    /// The answer, by the connection of this thread.
+    /// Returns the response to a query, using the connection of this thread.
     ///
     /// # Errors
-    /// If SQLite refuses.
+    /// If SQLite reports an error.
     pub(crate) fn answer(&self, query: &Query) -> Result<Vec<u8>> {
         OPEN.with_borrow_mut(|open| {
             if open.is_none() {
@@ -103,7 +105,7 @@ impl Sqlite {
                 connection.execute_batch(TUNING)?;
                 *open = Some(connection);
             }
-            answer(open.as_ref().context("it was opened")?, query)
+            answer(open.as_ref().context("the connection is not open")?, query)
         })
     }
 }
@@ -111,8 +113,8 @@ impl Sqlite {
 fn answer(connection: &Connection, query: &Query) -> Result<Vec<u8>> {
     let (from, values) = conditions(query);
     let items = |order: &str, limit: i64, offset: u64| -> Result<Vec<Vec<u8>>> {
-        // The page is chosen first, and the objects are read of those that are on it. Without a limit, or by another
-        // join, SQLite would take the order for something that nobody asked for.
+        // The page is selected first, and then only its objects are read. Without a limit, or with another kind of
+        // join, SQLite would discard the order of the subquery.
         let sql = format!(
             "SELECT json FROM (SELECT u.id {from} {order} LIMIT {limit} OFFSET {offset}) AS page \
              CROSS JOIN objects ON objects.id = page.id"
@@ -126,7 +128,7 @@ fn answer(connection: &Connection, query: &Query) -> Result<Vec<u8>> {
         Ok(statement.query_one(params_from_iter(&values), |row| row.get(0))?)
     };
     let found = match query.answer {
-        Answer::Single => return items("", 1, 0)?.into_iter().next().context("nobody"),
+        Answer::Single => return items("", 1, 0)?.into_iter().next().context("no such user"),
         Answer::Count => Found { total: total()?, items: vec![] },
         Answer::All => {
             let items = items("ORDER BY u.name", -1, 0)?;
@@ -136,12 +138,12 @@ fn answer(connection: &Connection, query: &Query) -> Result<Vec<u8>> {
             let order = if by_login { "ORDER BY u.lastLoginTime DESC, u.name" } else { "ORDER BY u.name" };
             Found { total: total()?, items: items(order, limit.try_into()?, offset)? }
         }
-        Answer::Permissions => anyhow::bail!("not known here"),
+        Answer::Permissions => anyhow::bail!("the SQLite stand-in does not support permissions"),
     };
     Ok(list(&found))
 }
 
-/// What comes after FROM, and its values.
+/// Returns the FROM and WHERE clauses, and their parameters.
 fn conditions(query: &Query) -> (String, Vec<String>) {
     let (mut from, mut tests, mut values) = ("FROM users u".to_owned(), Vec::new(), Vec::new());
     if let Some(group) = &query.condition.group {

@@ -1,9 +1,9 @@
-//! What Roster's answers are compared with, served by the very stack that serves Roster's: its accept loop, axum, the
-//! same runtime and allocator, in a process of its own.
+//! Stand-ins for alternatives to Roster. A separate process serves them with the same stack as Roster: its accept loop,
+//! axum, the same runtime and allocator.
 //!
 //! ```text
-//!  /buffer/{n}   the bytes that Roster answered query n with: the limit
-//!  /scan/{n}     a look at each object
+//!  /buffer/{n}   the bytes of Roster's response to query n: the limit
+//!  /scan/{n}     a scan over all objects
 //!  /sqlite/{n}   SQLite
 //! ```
 
@@ -40,53 +40,29 @@ use crate::queries::{Query, queries};
 use crate::scan::Scan;
 use crate::sqlite::Sqlite;
 
-/// What a stand-in found.
-pub(crate) struct Found {
-    /// How many there are in all.
-    pub total: usize,
-    /// Those that are shown, as JSON.
-    pub items: Vec<Vec<u8>>,
-}
-
-/// A list as Roster writes it.
-pub(crate) fn list(found: &Found) -> Vec<u8> {
-    let total = found.total;
-    let head = format!(r#"{{"apiVersion":"directory.roster.dev/v1alpha1","kind":"UserList","total":{total},"items":["#);
-    let mut out = head.into_bytes();
-    out.reserve(found.items.iter().map(|item| item.len() + 1).sum());
-    for (at, item) in found.items.iter().enumerate() {
-        if at > 0 {
-            out.push(b',');
-        }
-        out.extend_from_slice(item);
-    }
-    out.extend(b"]}\n");
-    out
-}
-
-/// Everything that is served.
-struct Shelf {
+/// State of the server.
+struct Served {
     queries: Vec<Query>,
     buffers: Vec<Bytes>,
     scan: Scan,
     sqlite: Sqlite,
 }
 
-/// Paths of what the server reads: the answers, and its certificate.
+/// Returns the path of the file with Roster's response to a query.
 fn buffer(dir: &Path, at: usize) -> PathBuf {
     dir.join(format!("answer-{at}.json"))
 }
 
-/// Writes what the stand-ins need, starts them, and waits until they answer.
+/// Writes the files that the stand-ins need, starts them, and waits until they respond.
 ///
 /// # Errors
-/// If they don't.
-pub(crate) async fn start(dir: &Path, users: u64, answers: &[Bytes], everybody: &Bytes) -> Result<(Process, Server)> {
+/// If they do not respond within five minutes.
+pub(crate) async fn start(dir: &Path, users: u64, answers: &[Bytes], all_users: &Bytes) -> Result<(Process, Server)> {
     std::fs::create_dir_all(dir)?;
     for (at, answer) in answers.iter().enumerate() {
         std::fs::write(buffer(dir, at), answer)?;
     }
-    std::fs::write(dir.join("users.json"), everybody)?;
+    std::fs::write(dir.join("users.json"), all_users)?;
     let authority = Authority::create(dir, "ca")?;
     authority.server(dir, "server", &["localhost"])?;
     let port = free_port()?;
@@ -98,31 +74,31 @@ pub(crate) async fn start(dir: &Path, users: u64, answers: &[Bytes], everybody: 
     let deadline = Instant::now() + Duration::from_secs(300);
     while let Err(error) = server.get("/buffer/0").await {
         process.check()?;
-        anyhow::ensure!(Instant::now() < deadline, error.context("the stand-ins do not answer"));
+        anyhow::ensure!(Instant::now() < deadline, error.context("the stand-ins do not respond"));
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
     Ok((process, server))
 }
 
-/// Serves until the process is ended.
+/// Serves until the process is killed.
 ///
 /// # Errors
 /// If a file is missing.
 pub(crate) async fn run(dir: &Path, port: u16, users: u64) -> Result<()> {
-    let mut everybody: Value = serde_json::from_slice(&std::fs::read(dir.join("users.json"))?)?;
-    let Value::Array(everybody) = everybody["items"].take() else { bail!("there are no users") };
+    let mut all_users: Value = serde_json::from_slice(&std::fs::read(dir.join("users.json"))?)?;
+    let Value::Array(all_users) = all_users["items"].take() else { bail!("there are no users") };
     let queries = queries(Population { users });
-    let shelf = Shelf {
+    let served = Served {
         buffers: (0..queries.len()).map(|at| Ok(std::fs::read(buffer(dir, at))?.into())).collect::<Result<_>>()?,
-        sqlite: Sqlite::create(&dir.join("users.sqlite"), &everybody)?,
-        scan: Scan::new(everybody)?,
+        sqlite: Sqlite::create(&dir.join("users.sqlite"), &all_users)?,
+        scan: Scan::new(all_users)?,
         queries,
     };
     let app = Router::new()
         .route("/buffer/{at}", get(buffered))
         .route("/scan/{at}", get(scanned))
         .route("/sqlite/{at}", get(selected))
-        .with_state(Arc::new(shelf));
+        .with_state(Arc::new(served));
     let chain = CertificateDer::pem_file_iter(dir.join("server.crt"))?.collect::<Result<_, _>>()?;
     let key = PrivateKeyDer::from_pem_file(dir.join("server.key"))?;
     let builder = ServerConfig::builder().with_client_cert_verifier(Arc::new(AnyClientCertificate::new()?));
@@ -143,20 +119,20 @@ pub(crate) async fn run(dir: &Path, port: u16, users: u64) -> Result<()> {
     serve(listener, port, never).await
 }
 
-async fn buffered(State(shelf): State<Arc<Shelf>>, Segment(at): Segment<usize>) -> Response {
-    json(shelf.buffers[at].clone())
+async fn buffered(State(served): State<Arc<Served>>, Segment(at): Segment<usize>) -> Response {
+    json(served.buffers[at].clone())
 }
 
-async fn scanned(State(shelf): State<Arc<Shelf>>, Segment(at): Segment<usize>) -> Response {
-    aside(move || shelf.scan.answer(&shelf.queries[at])).await
+async fn scanned(State(served): State<Arc<Served>>, Segment(at): Segment<usize>) -> Response {
+    on_blocking_thread(move || served.scan.answer(&served.queries[at])).await
 }
 
-async fn selected(State(shelf): State<Arc<Shelf>>, Segment(at): Segment<usize>) -> Response {
-    aside(move || shelf.sqlite.answer(&shelf.queries[at])).await
+async fn selected(State(served): State<Arc<Served>>, Segment(at): Segment<usize>) -> Response {
+    on_blocking_thread(move || served.sqlite.answer(&served.queries[at])).await
 }
 
-/// Does what takes long where Roster does it, too.
-async fn aside(work: impl FnOnce() -> Result<Vec<u8>> + Send + 'static) -> Response {
+/// Runs a query on a blocking thread, as Roster does for long queries.
+async fn on_blocking_thread(work: impl FnOnce() -> Result<Vec<u8>> + Send + 'static) -> Response {
     match tokio::task::spawn_blocking(work).await {
         Ok(Ok(bytes)) => json(bytes.into()),
         Ok(Err(error)) => (StatusCode::INTERNAL_SERVER_ERROR, format!("{error:#}")).into_response(),

@@ -1,4 +1,4 @@
-//! How soon a replica is ready, and what it holds then.
+//! Startup time and memory of a replica.
 
 use std::time::{Duration, Instant};
 
@@ -15,20 +15,20 @@ use crate::process::resident;
 use crate::report::{Line, Report, number};
 use crate::rest::SECTION;
 
-/// What a replica's memory is called.
+/// Name of the memory per user in the report.
 const MEMORY: &str = "beyond the base";
 
-/// What a replica asks for first.
+/// The first request of a replica: a streaming list of the users.
 const STREAMING_LIST: &str = "/apis/roster.dev/v1alpha1/users?watch=true&allowWatchBookmarks=true&sendInitialEvents=true\
                               &resourceVersionMatch=NotOlderThan&resourceVersion=&timeoutSeconds=290";
 
-/// Annotation of the bookmark at its end.
+/// Annotation of the bookmark that ends the streaming list.
 const END: &[u8] = b"k8s.io/initial-events-end";
 
-/// Bytes that such a bookmark has at most.
+/// Maximum size of that bookmark, in bytes.
 const BOOKMARK: usize = 1024;
 
-/// Resident memory, in KiB, of a replica that knows everything but users.
+/// Returns the resident memory, in KiB, of a replica on a cluster without users.
 ///
 /// # Errors
 /// If it does not start.
@@ -40,7 +40,7 @@ pub(crate) async fn base(cluster: &Cluster) -> Result<f64> {
     Ok(base)
 }
 
-/// Starts a replica, and tells how soon it was ready, and what it holds.
+/// Starts a replica, and reports its startup time and its memory.
 ///
 /// # Errors
 /// If it does not start.
@@ -79,25 +79,25 @@ pub(crate) async fn start(
     Ok(operator)
 }
 
-/// How long kube-apiserver takes for a list of the users as a replica asks for it, told to somebody who reads it and
-/// does nothing with it.
+/// Returns how long kube-apiserver takes to send the streaming list of the users to a client that discards it.
 async fn streamed(server: &Server) -> Result<Duration> {
-    let begun = Instant::now();
+    let started = Instant::now();
     let mut connection = server.connect().await?;
     let mut body = connection.begin("GET", STREAMING_LIST, bytes::Bytes::new()).await?;
     let mut end = Vec::new();
     while let Some(frame) = body.frame().await {
-        end.extend_from_slice(frame?.data_ref().context("watches have no trailers")?);
-        // Nobody writes meanwhile, so that nothing comes after the bookmark: it is looked for at the end of what has come.
+        end.extend_from_slice(frame?.data_ref().context("the watch has sent trailers")?);
+        // Nothing is written in the meantime, so nothing follows the bookmark: it is at the end of the received bytes.
         end.drain(..end.len().saturating_sub(BOOKMARK));
         if end.windows(END.len()).any(|window| window == END) {
-            return Ok(begun.elapsed());
+            return Ok(started.elapsed());
         }
     }
     bail!("the list ended before it was complete")
 }
 
-/// When the operator had the last of its lists, by its log. It leads nothing, so that these are the directory's.
+/// Returns when the operator completed its last list, according to its log. It is not the leader, so all lists are
+/// those of the directory.
 fn last_listed(log: &str) -> Result<Timestamp> {
     let lines = log.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
     let listed = lines.filter(|line| line["message"] == "listed");

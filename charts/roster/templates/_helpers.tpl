@@ -28,7 +28,7 @@ securityContext:
   capabilities: {drop: [ALL]}
 {{- end }}
 
-{{/* Annotations of objects with a caBundle: the given ones, and the one with which cert-manager fills in the caBundle.
+{{/* Annotations of objects with a caBundle: the given ones, and the one that makes cert-manager fill in the caBundle.
 */}}
 {{- define "roster.trustAnnotations" -}}
 {{- $annotations := .annotations | default dict -}}
@@ -41,7 +41,8 @@ annotations: {{- toYaml $annotations | nindent 2 }}
 {{- end }}
 
 {{/* How kube-apiserver reaches Roster's admission. The path is left out on purpose: Roster writes it, with a secret
-segment by which it recognizes kube-apiserver, and applying this chart again must not remove it. A URL needs the base.
+segment by which it recognizes kube-apiserver, and applying this chart again must not remove it. A URL must contain the
+base path.
 */}}
 {{- define "roster.clientConfig" -}}
 {{- if .Values.externalURL -}}
@@ -54,7 +55,8 @@ service:
 {{- end -}}
 {{- end }}
 
-{{/* Common fields of the guard's webhooks. It ends within the list of match conditions, which the caller continues.
+{{/* Common fields of the guard's webhooks. The template ends within the list of match conditions, so that the caller can
+add its own.
 */}}
 {{- define "roster.guardWebhook" -}}
 admissionReviewVersions: [v1]
@@ -90,6 +92,44 @@ objectSelector: {}
 {{- /* CEL: the users that the garbage collector runs as: with --use-service-account-credentials, and without. */}}
 {{- define "roster.collectors" -}}
 ['system:serviceaccount:kube-system:generic-garbage-collector', 'system:kube-controller-manager']
+{{- end }}
+
+{{- /* CEL: the field managers of an object and what they own. Without the time, which no tool goes by. */}}
+{{- define "roster.managers" -}}
+{{ . }}.metadata.?managedFields.orValue([]).map(entry, [dyn(entry.?manager.orValue('')), dyn(entry.?operation.orValue('')), dyn(entry.?subresource.orValue('')), dyn(entry.?apiVersion.orValue('')), dyn(entry.?fieldsV1.orValue({}))])
+{{- end }}
+
+{{- /* CEL: whether an update changes labels, annotations or field managers, from which tools derive what to remove. The
+webhooks look closer (ownership.rs of roster-core). Excludes the garbage collector and Roster, which write finalizers. */}}
+{{- define "roster.ownershipChange" -}}
+(!(request.userInfo.username in {{ include "roster.collectors" . }} || request.userInfo.username == 'system:serviceaccount:{{ .Release.Namespace }}:roster') && (object.metadata.?labels.orValue({}) != oldObject.metadata.?labels.orValue({}) || object.metadata.?annotations.orValue({}) != oldObject.metadata.?annotations.orValue({}) || {{ include "roster.managers" "object" }} != {{ include "roster.managers" "oldObject" }}))
+{{- end }}
+
+{{- /* CEL: the managers of a Namespace that own labels, the whole map of labels or annotations, an annotation with a
+manifest, or the lock. Of each, what it owns. A change of the lock itself does not count as a change of its owners. */}}
+{{- define "roster.namespaceManagers" -}}
+{{- $metadata := "entry.fieldsV1['f:metadata']" -}}
+{{- $labels := printf "%s[?'f:labels']" $metadata -}}
+{{- $annotations := printf "%s[?'f:annotations']" $metadata -}}
+{{- $lock := "metadata.?annotations[?'roster.dev/locked-by']" -}}
+{{- $kubectl := printf "%s[?'f:kubectl.kubernetes.io/last-applied-configuration']" $annotations -}}
+{{- $kapp := printf "%s[?'f:kapp.k14s.io/original']" $annotations -}}
+{{- $locks := printf "%s[?'f:roster.dev/locked-by']" $annotations -}}
+{{ . }}.metadata.?managedFields.orValue([]).filter(entry, entry.?fieldsV1[?'f:metadata'].hasValue()).map(entry, [dyn(entry.?manager.orValue('')), dyn(entry.?operation.orValue('')), dyn(entry.?subresource.orValue('')), dyn(entry.?apiVersion.orValue('')), dyn({{ $labels }}.optMap(owned, [owned]).orValue([])), dyn(entry.?operation.orValue('') == 'Apply' && (size({{ $metadata }}) == 0 || {{ $annotations }}.orValue({'none': true}) == {} || {{ $annotations }}[?'.'].hasValue())), dyn({{ $kubectl }}.optMap(owned, [owned]).orValue([])), dyn({{ $kapp }}.optMap(owned, [owned]).orValue([])), dyn(object.{{ $lock }} == oldObject.{{ $lock }} ? {{ $locks }}.optMap(owned, [owned]).orValue([]) : [])]).filter(owner, size(owner[4]) > 0 || owner[5] || size(owner[6]) > 0 || size(owner[7]) > 0 || size(owner[8]) > 0)
+{{- end }}
+
+{{- /* CEL: whether `k` is an annotation from which tools derive what to remove. The same list as in tracking.rs of
+roster-core. */}}
+{{- define "roster.isTracking" -}}
+(k in ['app.kubernetes.io/instance', 'app.kubernetes.io/managed-by', 'applyset.kubernetes.io/part-of', 'config.k8s.io/owning-inventory', 'client.lifecycle.config.k8s.io/deletion', 'kubectl.kubernetes.io/last-applied-configuration'] || k.contains('/') && k.split('/')[0] in ['addonmanager.kubernetes.io', 'argocd.argoproj.io', 'cli-utils.sigs.k8s.io', 'configmanagement.gke.io', 'configsync.gke.io', 'helm.toolkit.fluxcd.io', 'kustomize.toolkit.fluxcd.io', 'helm.sh', 'meta.helm.sh', 'k0s.k0sproject.io', 'kapp.k14s.io', 'objectset.rio.cattle.io'])
+{{- end }}
+
+{{- /* CEL: whether an update of a Namespace changes metadata from which tools derive what to remove. Other annotations can
+be written while no operator answers: so namespaces can be locked, and deleted. */}}
+{{- define "roster.namespaceOwnershipChange" -}}
+{{- $annotations := "object.metadata.?annotations.orValue({})" -}}
+{{- $oldAnnotations := "oldObject.metadata.?annotations.orValue({})" -}}
+({{ $annotations }} != {{ $oldAnnotations }} && ({{ $annotations }}.exists(k, {{ include "roster.isTracking" . }} && {{ $oldAnnotations }}[?k] != {{ $annotations }}[?k]) || {{ $oldAnnotations }}.exists(k, {{ include "roster.isTracking" . }} && !(k in {{ $annotations }}))) || {{ include "roster.namespaceManagers" "object" }} != {{ include "roster.namespaceManagers" "oldObject" }})
 {{- end }}
 
 {{- /* CEL: whether an update may let the garbage collector delete the object. Excludes the garbage collector itself,

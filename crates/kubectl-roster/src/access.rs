@@ -3,6 +3,7 @@
 use anyhow::{Result, bail};
 use k8s_openapi::api::authorization::v1::{NonResourceAttributes, ResourceAttributes};
 use roster_api::directory::{AccessReviewSpec, AccessReviewStatus, Reason};
+use roster_api::printable;
 
 use super::client::{path_of, status};
 use super::global::Global;
@@ -82,7 +83,7 @@ pub(super) async fn execute(args: &Args, global: &Global) -> Result<bool> {
     let answer = global.connection.directory().await?.create(&path, "AccessReview", &question).await?;
     let review = status::<AccessReviewStatus>(&answer)?;
     if let Some(error) = &review.evaluation_error {
-        Terminal.print(&format!("warning: {error}"));
+        Terminal.print(&printable::line(&format!("warning: {error}")));
     }
     global.output.print(&answer, || describe(&review))?;
     Ok(review.allowed)
@@ -94,14 +95,15 @@ fn describe(review: &AccessReviewStatus) -> String {
     // The API server's reason is shown only without a path, because the path says the same in more detail.
     let reason = review.reason.as_ref().filter(|reason| review.path.is_empty() && !reason.is_empty());
     lines.extend(reason.map(|reason| format!("  {reason}")));
-    lines.join("\n")
+    // Native bindings and their subjects may have any name, also one with line breaks.
+    lines.iter().map(|line| printable::line(line)).collect::<Vec<_>>().join("\n")
 }
 
 /// Formats one path to the role: the nested groups, the binding of the last one, and the role.
 fn describe_path(reason: &Reason) -> String {
     let binding = &reason.binding;
     let namespace = binding.namespace.as_ref().map(|namespace| format!(" in {namespace}")).unwrap_or_default();
-    let origin = reason.role_binding.as_ref().map(|name| format!(", of Roster's {name}")).unwrap_or_default();
+    let origin = reason.role_binding.as_ref().map(|name| format!(" (Roster RoleBinding {name})")).unwrap_or_default();
     let subject = match reason.groups.as_slice() {
         [] => format!("{} {}", reason.subject.kind, reason.subject.name),
         groups => format!("Group {}", groups.join(" → ")),
@@ -166,8 +168,20 @@ mod tests {
             "subject": {"kind": "User", "name": "jane"}});
         assert_eq!(
             review(json!({"allowed": true, "reason": "RBAC: allowed", "path": [by_group, by_name]})),
-            "yes\n  Group engineers → all → RoleBinding b in apollo, of Roster's rb → ClusterRole edit\n  \
+            "yes\n  Group engineers → all → RoleBinding b in apollo (Roster RoleBinding rb) → ClusterRole edit\n  \
              User jane → ClusterRoleBinding c → ClusterRole edit"
+        );
+    }
+
+    /// A namespace owner chooses the names of its native bindings and their subjects.
+    #[test]
+    fn names_cannot_fake_lines_or_control_the_terminal() {
+        let forged = json!({"role": {"kind": "Role", "name": "x\u{1b}[2K"}, "groups": [],
+            "binding": {"kind": "RoleBinding", "namespace": "apollo", "name": "b\u{7}"},
+            "subject": {"kind": "User", "name": "jane\nno"}});
+        assert_eq!(
+            review(json!({"allowed": true, "path": [forged]})),
+            "yes\n  User jane\u{fffd}no → RoleBinding b\u{fffd} in apollo → Role x\u{fffd}[2K"
         );
     }
 

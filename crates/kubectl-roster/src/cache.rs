@@ -22,7 +22,7 @@ use zeroize::Zeroizing;
 /// Tokens that expire within this time are not used, because a request may take a while.
 const EXPIRY_MARGIN: Duration = Duration::from_secs(60);
 
-/// client-go asks for another token within this time if the cluster rejects one.
+/// If the cluster rejects a token, client-go requests another one within this time.
 const RETRY_WINDOW: SignedDuration = SignedDuration::from_secs(5);
 
 /// Maximum number of bytes read from a cache file. Tokens are far shorter.
@@ -57,7 +57,7 @@ pub(super) struct Key<'a> {
 }
 
 impl Key<'_> {
-    /// Returns the file name. Hashing the lengths too keeps names of different keys apart.
+    /// Returns the file name. The lengths are hashed too, so that different keys never have the same name.
     fn file_name(&self) -> String {
         let mut digest = Sha256::new();
         for part in [self.server, self.cluster, self.username, self.audience.unwrap_or_default()] {
@@ -339,7 +339,7 @@ mod tests {
         assert_eq!(times.map(may_be_rejected), [false, true, true, false]);
         assert_eq!(cache.path(KEY).metadata().unwrap().mode() & 0o777, 0o600);
         put(&cache, KEY, "y");
-        assert!(!may_be_rejected("11:00:14"), "a new one is not");
+        assert!(!may_be_rejected("11:00:14"), "a new token is not");
         cache.remove(KEY);
         assert!(found(&cache, KEY).is_none());
     }

@@ -1,4 +1,4 @@
-//! The caller's own User. Commands use it to notice when users name themselves.
+//! The caller's own User. Commands use it to detect that users name themselves.
 
 use anyhow::Result;
 use serde_json::Value;
@@ -25,7 +25,7 @@ impl Caller {
         named.filter(|named| *named != SELF_NAME && !is_own(named))
     }
 
-    /// Returns whether the caller has a password, which then confirms changes.
+    /// Returns whether the caller has a password. If so, the caller confirms changes of credentials with it.
     pub(super) fn has_password(&self) -> bool {
         self.0.as_ref().is_some_and(|user| user.pointer("/status/passwordChangedTime").is_some())
     }

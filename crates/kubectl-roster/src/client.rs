@@ -18,7 +18,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
-/// Name by which the API knows the caller's own User.
+/// Name that stands for the caller's own User in the API.
 pub(super) const SELF_NAME: &str = "~";
 
 /// How long to wait for a response.
@@ -149,7 +149,7 @@ pub(super) fn body(kind: &str, spec: &impl Serialize) -> Result<Vec<u8>> {
 
 /// Joins and percent-encodes path segments, which may be user input.
 pub(super) fn path(segments: &[&str]) -> Result<String> {
-    // Servers normalize these away, so that the request would reach another path.
+    // Servers remove these when they normalize paths, so the request would reach another path.
     if let Some(segment) = segments.iter().find(|segment| matches!(**segment, "" | "." | "..")) {
         bail!("{segment:?} is not a valid name");
     }
@@ -170,7 +170,7 @@ pub(super) fn status<S: DeserializeOwned>(answer: &Value) -> Result<S> {
     serde_json::from_value(status).map_err(|_| anyhow!("this version of the plugin does not understand the response"))
 }
 
-/// Returns the User that an action was about as the end of a phrase: ` of User jane (username jane.doe)`. Empty if the
+/// Formats the User that an action affected, as the end of a phrase: ` of User jane (username jane.doe)`. Empty if the
 /// response does not say.
 pub(super) fn of_user(user: Option<&UserReference>) -> String {
     user.map_or_else(String::new, |user| format!(" of User {} (username {})", user.name, user.username))
@@ -181,7 +181,7 @@ pub(super) fn deleted(answer: &Value, otherwise: impl FnOnce() -> String) -> Str
     answer["message"].as_str().filter(|message| !message.is_empty()).map_or_else(otherwise, str::to_owned)
 }
 
-/// Turns a failed request into an error for people.
+/// Turns a failed request into a user-facing error.
 pub(super) fn explain(error: kube::Error) -> anyhow::Error {
     match error {
         kube::Error::Api(status) if status.code == 401 => anyhow!(

@@ -28,6 +28,7 @@ mod totp;
 mod who_can;
 mod whoami;
 
+use roster_api::printable;
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -37,7 +38,6 @@ use clap_complete::Shell;
 
 use self::cache::Cache;
 use self::global::{Global, NAME};
-use self::output::printable;
 
 /// Log in, and manage passwords, second factors, API keys and permissions, your own or another user's.
 #[derive(Debug, Parser)]
@@ -93,19 +93,19 @@ pub fn is_name(program: &Path) -> bool {
 }
 
 impl Plugin {
-    /// Runs the command and prints its error, if any. Fails also if the answer of `can-i` is no.
+    /// Runs the command and prints its error, if any. Also fails if the answer to `can-i` is no.
     pub fn execute(self) -> ExitCode {
         match self.run() {
             Ok(true) => ExitCode::SUCCESS,
             Ok(false) => ExitCode::FAILURE,
             Err(error) => {
-                eprintln!("error: {}", printable(&format!("{error:#}")));
+                eprintln!("error: {}", printable::lines(&format!("{error:#}")));
                 ExitCode::FAILURE
             }
         }
     }
 
-    /// Returns the answer of `can-i`, and `true` for every other command.
+    /// Returns the answer to `can-i`, and `true` for every other command.
     fn run(self) -> Result<bool> {
         // The worker thread keeps connections alive while the main thread waits for terminal input.
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;

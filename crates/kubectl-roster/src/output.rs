@@ -2,6 +2,7 @@
 
 use anyhow::{Context, Result};
 use clap::ValueEnum;
+use roster_api::printable;
 use serde_json::Value;
 
 /// Output format.
@@ -25,18 +26,13 @@ impl Output {
 
     fn text(self, response: &Value, human: impl FnOnce() -> String) -> Result<String> {
         Ok(match self {
-            Self::Table => printable(&human()),
+            Self::Table => printable::lines(&human()),
             Self::Json => serde_json::to_string_pretty(response)?,
             Self::Yaml => {
                 serde_yaml::to_string(response).context("the response can't be written as YAML")?.trim_end().to_owned()
             }
         })
     }
-}
-
-/// Replaces control characters except newlines. Names and messages come from others and could hold escape sequences.
-pub(super) fn printable(text: &str) -> String {
-    text.chars().map(|char| if char.is_control() && char != '\n' { '\u{fffd}' } else { char }).collect()
 }
 
 /// Formats rows under their headers, in aligned columns. Empty cells read `<none>`.
@@ -54,7 +50,7 @@ pub(super) fn table<const COLUMNS: usize>(headers: [&str; COLUMNS], rows: &[[Str
 }
 
 fn cell(text: &str) -> String {
-    if text.is_empty() { "<none>".to_owned() } else { printable(text).replace('\n', " ") }
+    if text.is_empty() { "<none>".to_owned() } else { printable::line(&text.replace('\n', " ")) }
 }
 
 /// Returns the value at a JSON pointer as the text of a cell: lists with commas, absent values as an empty string.
@@ -89,7 +85,6 @@ mod tests {
 
     #[test]
     fn control_characters_do_not_reach_the_terminal() {
-        assert_eq!(printable("a\u{1b}[31mb\nc"), "a\u{fffd}[31mb\nc");
         assert_eq!(table(["X"], &[["a\nb\r".to_owned()]]), "X\na b\u{fffd}");
     }
 

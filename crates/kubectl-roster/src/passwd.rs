@@ -133,9 +133,9 @@ mod tests {
 
     #[test]
     fn administrators_are_not_asked_for_the_old_password() {
-        let (joan, mut nobody) = ("joan".to_owned(), ScriptedConsole::default());
-        assert!(args(&["joan"]).old_password(Some(&joan), &mut nobody).unwrap().is_none());
-        assert!(args(&["joan", "--old-password-file", "x"]).old_password(Some(&joan), &mut nobody).is_err());
+        let (joan, mut console) = ("joan".to_owned(), ScriptedConsole::default());
+        assert!(args(&["joan"]).old_password(Some(&joan), &mut console).unwrap().is_none());
+        assert!(args(&["joan", "--old-password-file", "x"]).old_password(Some(&joan), &mut console).is_err());
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! Prompts. They use the terminal directly, because kubectl may use standard input and output.
 
+use roster_api::printable;
 use std::fs::{File, OpenOptions};
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::path::Path;
@@ -10,14 +11,13 @@ use secrecy::{ExposeSecret, SecretString};
 use zeroize::Zeroizing;
 
 use super::caller::Caller;
-use super::output::printable;
 
 const TERMINAL: &str = "/dev/tty";
 
 /// A question to the user.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Question<'a> {
-    /// Text in front of the input.
+    /// Text before the input.
     pub prompt: &'a str,
     /// What to do if there is no terminal, for the error message.
     pub hint: &'static str,
@@ -29,7 +29,7 @@ pub(super) const CODE: Question<'static> = Question { prompt: "Code of the authe
 /// Asks for the caller's own password.
 const CURRENT_PASSWORD: Question<'static> = Question { prompt: "Your password: ", hint: "set --password-file" };
 
-/// Interaction with the user. Tests use a scripted one.
+/// Interaction with the user. Tests use a scripted implementation.
 pub(super) trait Console {
     /// Asks a question and reads a line, with echo.
     fn read_line(&mut self, question: Question<'_>) -> Result<String>;
@@ -44,7 +44,7 @@ pub(super) struct Terminal;
 
 impl Console for Terminal {
     fn read_line(&mut self, question: Question<'_>) -> Result<String> {
-        let line = ask_line(&printable(question.prompt)).map_err(|error| unanswered(&error, question))?;
+        let line = ask_line(&printable::lines(question.prompt)).map_err(|error| unanswered(&error, question))?;
         let line = line.trim();
         if line.is_empty() {
             return Err(unanswered(&io::ErrorKind::UnexpectedEof.into(), question));
@@ -53,14 +53,14 @@ impl Console for Terminal {
     }
 
     fn read_secret(&mut self, question: Question<'_>) -> Result<SecretString> {
-        let line =
-            rpassword::prompt_password(printable(question.prompt)).map_err(|error| unanswered(&error, question))?;
+        let line = rpassword::prompt_password(printable::lines(question.prompt))
+            .map_err(|error| unanswered(&error, question))?;
         let line = Zeroizing::new(line);
         password::accept_line(&line).context("the input")
     }
 
     fn print(&mut self, text: &str) {
-        eprintln!("{}", printable(text));
+        eprintln!("{}", printable::lines(text));
     }
 }
 
@@ -123,7 +123,7 @@ pub(super) fn read_password_file(path: &Path) -> Result<SecretString> {
 #[cfg(test)]
 #[derive(Default)]
 pub(super) struct ScriptedConsole {
-    /// Answers still to give, in order.
+    /// Remaining answers, in order.
     pub answers: std::collections::VecDeque<&'static str>,
     /// Prompts so far.
     pub asked: Vec<String>,
@@ -173,10 +173,10 @@ mod tests {
         let (jane, joan, mut console) = (Caller::jane(), "joan".to_owned(), ScriptedConsole::new(["s3cret"]));
         let typed = current_password(None, &jane, None, &mut console).unwrap().unwrap();
         assert_eq!((typed.expose_secret(), console.asked.as_slice()), ("s3cret", &["Your password: ".to_owned()][..]));
-        let nobody = &mut ScriptedConsole::default();
-        assert!(current_password(None, &jane, Some(&joan), nobody).unwrap().is_none(), "for another user");
-        assert!(current_password(None, &Caller::default(), None, nobody).unwrap().is_none(), "without a password");
-        assert!(current_password(Some(Path::new("x")), &jane, Some(&joan), nobody).is_err());
+        let unused = &mut ScriptedConsole::default();
+        assert!(current_password(None, &jane, Some(&joan), unused).unwrap().is_none(), "for another user");
+        assert!(current_password(None, &Caller::default(), None, unused).unwrap().is_none(), "without a password");
+        assert!(current_password(Some(Path::new("x")), &jane, Some(&joan), unused).is_err());
     }
 
     #[test]

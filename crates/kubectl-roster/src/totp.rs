@@ -17,7 +17,7 @@ use super::prompt::{CODE, Console, Question, Terminal, current_password};
 
 const KIND: &str = "TOTPEnrollment";
 
-/// The code that confirms a new seed. It can't be given by a flag, because the seed is shown only now.
+/// The code that confirms a new seed. There is no flag for it, because the seed is not known before the command runs.
 const FIRST_CODE: Question<'static> = Question { hint: "enroll on a terminal", ..CODE };
 
 /// Subcommands of `kubectl roster totp`.

@@ -87,7 +87,7 @@ fn query(role: &RoleRef, namespace: Option<&str>, next: Option<&str>) -> String 
     format!("roleassignments?{}", query.finish())
 }
 
-/// Returns table rows of subject, groups, role and namespace. Rows that several bindings lead to appear once.
+/// Returns table rows of subject, groups, role and namespace. A row that results from several bindings appears once.
 fn rows(found: &[Value]) -> Result<BTreeSet<[String; 4]>> {
     let row = |item: &Value| {
         let assignment = RoleAssignment::deserialize(&item["spec"])

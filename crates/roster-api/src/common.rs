@@ -33,7 +33,7 @@ impl Default for Domain {
     "times must be before the year 9999; for a validity without end, omit notAfter"
 ))]
 pub struct Validity {
-    /// Time from which this is valid, RFC 3339 (for example 2027-01-31T08:00:00Z). Default: always.
+    /// Time from which this is valid, RFC 3339 (for example 2027-01-31T08:00:00Z). Default: no start.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "schema::time")]
     pub not_before: Option<Time>,
@@ -56,7 +56,7 @@ impl Validity {
     }
 
     /// Returns the next time after `now` at which the result of [`Validity::contains`] may change.
-    pub fn next_edge(&self, now: Timestamp) -> Option<Timestamp> {
+    pub fn next_transition(&self, now: Timestamp) -> Option<Timestamp> {
         [&self.not_before, &self.not_after].into_iter().flatten().map(|edge| edge.0).filter(|edge| *edge > now).min()
     }
 }

@@ -11,7 +11,7 @@ use schemars::{Schema, SchemaGenerator, json_schema};
 pub const READY: &str = "Ready";
 /// Work is in progress, or waits for an object that does not exist yet (kstatus: InProgress).
 pub const RECONCILING: &str = "Reconciling";
-/// Nothing more happens until someone changes the object or the cluster (kstatus: Failed).
+/// No further progress is possible until the object or the cluster is changed (kstatus: Failed).
 pub const STALLED: &str = "Stalled";
 /// The username and all emails are claimed: no other User has them.
 pub const NAME_CLAIMED: &str = "NameClaimed";
@@ -91,12 +91,12 @@ pub fn carry_over(
 }
 
 /// Maximum number of names that a message lists.
-const NAMED: usize = 10;
+const MAX_LISTED: usize = 10;
 
 /// Joins the first names and says how many more there are: `a, b and 7 more`. `count` is the number of all names.
 pub fn list_names<'a>(names: impl Iterator<Item = &'a str>, count: usize) -> String {
-    let named = names.take(NAMED).collect::<Vec<_>>().join(", ");
-    match count.saturating_sub(NAMED) {
+    let named = names.take(MAX_LISTED).collect::<Vec<_>>().join(", ");
+    match count.saturating_sub(MAX_LISTED) {
         0 => named,
         more => format!("{named} and {more} more"),
     }
@@ -116,7 +116,7 @@ mod tests {
     }
 
     #[test]
-    fn transition_time_moves_with_the_status_alone() {
+    fn transition_time_changes_only_with_the_status() {
         let (early, late) = (Timestamp::from_second(1).unwrap(), Timestamp::from_second(2).unwrap());
         let first = carry_over(&[], desired(true, "A"), Some(1), early);
         let other_reason = carry_over(&first, desired(true, "B"), Some(2), late);

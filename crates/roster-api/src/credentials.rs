@@ -10,7 +10,7 @@ use schemars::JsonSchema;
 use secrecy::SecretString;
 use serde::{Deserialize, Serialize};
 
-/// The User that an action was about.
+/// The User that an action applied to.
 #[derive(Clone, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
 pub struct UserReference {
     /// `metadata.name` of the User.
@@ -123,7 +123,7 @@ pub struct PasswordReviewStatus {
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct PasswordChangeSpec {
-    /// The current password. Required to change one's own password.
+    /// The current password. Required of users who change their own password.
     #[schemars(with = "Option<String>", extend("writeOnly" = true))]
     pub old_password: Option<SecretString>,
     /// The new password.
@@ -138,7 +138,7 @@ pub struct PasswordChangeSpec {
 #[derive(Clone, Debug, Deserialize, JsonSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct PasswordChangeStatus {
-    /// The User that the action was about.
+    /// The User that the action applied to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub user: Option<UserReference>,
     /// Time of the change. Tokens that were issued earlier are refused.
@@ -158,8 +158,8 @@ pub struct ApiKeySpec {
     /// shorter.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expiration_timestamp: Option<Time>,
-    /// The caller's own password. Required to create a key for oneself, unless one has no password. Not required of
-    /// administrators that create a key for another user.
+    /// The caller's own password. Required of users who create a key for themselves, unless they have no password. Not
+    /// required of administrators who create a key for another user.
     #[serde(default, skip_serializing)]
     #[schemars(with = "Option<String>", extend("writeOnly" = true))]
     pub current_password: Option<SecretString>,
@@ -169,7 +169,7 @@ pub struct ApiKeySpec {
 #[derive(Clone, Default, Deserialize, JsonSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ApiKeyStatus {
-    /// The User that the action was about.
+    /// The User that the action applied to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub user: Option<UserReference>,
     /// The key itself. Returned once, when it is created.
@@ -188,7 +188,7 @@ pub struct ApiKeyStatus {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct TotpEnrollmentSpec {
     /// A code from the authenticator app: confirms the seed of an earlier enrollment, or authorizes its removal. Omit it
-    /// for a new seed.
+    /// to request a new seed.
     #[schemars(with = "Option<String>", extend("writeOnly" = true))]
     pub code: Option<SecretString>,
     /// The caller's own password. Required for a new seed, unless the user has no password.
@@ -200,7 +200,7 @@ pub struct TotpEnrollmentSpec {
 #[derive(Clone, Default, Deserialize, JsonSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct TotpEnrollmentStatus {
-    /// The User that the action was about.
+    /// The User that the action applied to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub user: Option<UserReference>,
     /// Whether logins require a code.
@@ -232,7 +232,7 @@ pub struct InvitationSpec {
 #[derive(Clone, Deserialize, JsonSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct InvitationStatus {
-    /// The User that the action was about.
+    /// The User that the action applied to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub user: Option<UserReference>,
     /// The code. Returned once, and valid for one login that sets a password. A new invitation replaces the previous one.
@@ -257,6 +257,6 @@ pub struct UnlockSpec {}
 /// Result of an action that returns nothing else.
 #[derive(Clone, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
 pub struct ActionStatus {
-    /// The User that the action was about.
+    /// The User that the action applied to.
     pub user: UserReference,
 }

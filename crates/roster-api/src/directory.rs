@@ -134,7 +134,7 @@ pub struct AccessReviewSpec {
     /// An action on a resource.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resource_attributes: Option<ResourceAttributes>,
-    /// An action on a path.
+    /// An action on a non-resource URL path.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub non_resource_attributes: Option<NonResourceAttributes>,
 }
@@ -151,7 +151,7 @@ pub struct AccessReviewStatus {
     /// Error during the evaluation.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub evaluation_error: Option<String>,
-    /// The bindings that allow the request. Empty if another authorizer than RBAC allows it.
+    /// The bindings that allow the request. Empty if an authorizer other than RBAC allows it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub path: Vec<Reason>,
 }
@@ -164,7 +164,7 @@ pub struct GroupMembership {
     pub user: String,
     /// Name of the Group.
     pub group: String,
-    /// The fields that declare the membership, or the first step of a nested one.
+    /// The fields that declare the membership. For a nested one, those that declare its first step.
     pub sources: Vec<String>,
     /// Path of groups: from the one in which the user is a direct member to this one.
     pub path: Vec<String>,
@@ -217,13 +217,13 @@ pub struct NamespaceQuota {
     pub used: Option<BTreeMap<String, String>>,
 }
 
-/// Namespaces that block the deletion of a user, and namespaces that the user holds locked.
+/// Namespaces that block the deletion of a user, and namespaces that the user has locked.
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct UserLocksStatus {
     /// Namespaces that the user owns. They block its deletion if spec.deletionPolicy is Block.
     pub blocking_deletion: Vec<String>,
-    /// Namespaces that the user holds locked (annotation roster.dev/locked-by).
+    /// Namespaces that the user has locked (annotation roster.dev/locked-by).
     pub held: Vec<String>,
 }
 

@@ -31,7 +31,7 @@ use super::schema;
         name = "Waiting",
         type_ = "integer",
         json_path = ".status.waitingMembers",
-        description = "Number of users that declare themselves members and are not accepted",
+        description = "Number of users that declare themselves members but are not accepted",
         priority = 1
     ),
     printcolumn(name = "Roles", type_ = "integer", json_path = ".status.roles", description = "Number of roles that the group holds"),
@@ -57,7 +57,7 @@ pub struct GroupSpec {
 
     /// Purpose of the group.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(max = 4096))]
+    #[schemars(schema_with = "schema::paragraphs")]
     pub description: Option<String>,
 
     /// Administrative partition of the group.
@@ -135,7 +135,7 @@ pub struct GroupStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub members: Option<i64>,
 
-    /// Number of users that declare themselves members and are not accepted. Omitted if zero.
+    /// Number of users that declare themselves members but are not accepted. Omitted if zero.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub waiting_members: Option<i64>,
 

@@ -22,6 +22,7 @@ pub mod crd;
 pub mod credentials;
 pub mod directory;
 pub mod group;
+pub mod printable;
 pub mod role_binding;
 pub mod schema;
 pub mod syntax;
@@ -40,8 +41,8 @@ pub const FIELD_MANAGER: &str = "roster";
 
 /// Returns the `User-Agent` of requests to kube-apiserver: `roster/<version> (<component>)`.
 ///
-/// kube-apiserver derives the field manager of a write that names none from the part before the slash, so that it is
-/// [`FIELD_MANAGER`] and not `unknown`.
+/// If a write names no field manager, kube-apiserver uses the part before the slash. It is [`FIELD_MANAGER`], and not
+/// `unknown`.
 pub fn user_agent(component: &str) -> String {
     format!("{FIELD_MANAGER}/{} ({component})", env!("CARGO_PKG_VERSION"))
 }
@@ -49,18 +50,22 @@ pub fn user_agent(component: &str) -> String {
 /// API version of the custom resources.
 pub const API_VERSION: &str = "roster.dev/v1alpha1";
 
-/// Type of a Secret that carries a person's password into Roster (`password` or `passwordHash`).
+/// Type of a Secret that contains the password of a User (`password` or `passwordHash`).
 pub const PASSWORD_SECRET_TYPE: &str = "roster.dev/password";
 
 /// Type of the Secrets in which Roster stores credentials: one per login identifier (see `roster_credentials::claim`).
 pub const IDENTITY_SECRET_TYPE: &str = "roster.dev/identity";
 
-/// Type of the Secrets in which Roster remembers deleted Users (see `roster_core::directory::tombstones`).
+/// Type of the Secrets in which Roster records deleted Users (see `roster_core::directory::tombstones`).
 pub const TOMBSTONE_SECRET_TYPE: &str = "roster.dev/deleted-user";
 
 /// Annotation of a password Secret: `metadata.name` of the User that may use it. Without it, a `passwordSecretRef` could
 /// read any Secret.
 pub const USER_ANNOTATION: &str = "roster.dev/user";
+
+/// Annotation of an imported User or Group: the identifier of the person or group in the source. Imports decide by it
+/// which User or Group is which.
+pub const SOURCE_ID_ANNOTATION: &str = "roster.dev/source-id";
 
 /// Label of a Namespace: `metadata.name` of the User that owns it.
 pub const OWNER_LABEL: &str = "roster.dev/owner";

@@ -6,6 +6,7 @@
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde_json::{Value, json};
 
+use crate::printable::unsafe_pattern;
 use crate::syntax::COUNTED;
 
 /// A string with a maximum length in characters. kube-apiserver rejects CEL rules on strings without one, because it
@@ -24,7 +25,7 @@ fn text(max_length: u32, rules: &[(&str, &str)]) -> Value {
 pub const UNIQUE_BY: (&str, &str) = ("self.transformMapEntry(i, item, {", ": i}).size() == self.size()");
 
 /// Makes a list atomic: server-side apply replaces it, so that the object has exactly the items of the applied manifest.
-/// A list of type `set` or `map` would keep items that other field managers added before. `key` is a CEL expression over
+/// A list of type `set` or `map` would keep items that other field managers have added. `key` is a CEL expression over
 /// `item`; its value must be unique in the list.
 fn atomic_list(mut list: Value, key: &str, message: &str) -> Value {
     let (start, end) = UNIQUE_BY;
@@ -59,7 +60,7 @@ fn schema(value: Value) -> Schema {
 }
 
 const NOT_SYSTEM: (&str, &str) =
-    ("!self.lowerAscii().startsWith('system:')", "names with the prefix system: belong to Kubernetes and are refused");
+    ("!self.lowerAscii().startsWith('system:')", "names with the prefix system: are reserved for Kubernetes");
 
 fn object_name_value() -> Value {
     text(
@@ -192,7 +193,7 @@ pub fn github_username(_: &mut SchemaGenerator) -> Schema {
         39,
         &[(
             "self.matches('^[A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?(_[A-Za-z0-9]+)?$')",
-            "must be a GitHub username: letters, digits and hyphens, at most 39",
+            "must be a GitHub username: letters, digits and, between them, hyphens; that of a managed user ends with '_' and a short code",
         )],
     ))
 }
@@ -208,11 +209,28 @@ pub fn label_value(_: &mut SchemaGenerator) -> Schema {
     ))
 }
 
+/// Text without characters that are unsafe to print: they control the terminals that show them, or make text look like
+/// other text. Nor can kube-apiserver send control characters in the headers of requests to aggregated APIs.
+fn printable_text(max_length: u32, has_lines: bool, message: &str) -> Value {
+    let pattern = unsafe_pattern(has_lines).replace('\\', r"\\");
+    text(max_length, &[(&format!("!self.matches('{pattern}')"), message)])
+}
+
+fn line_value() -> Value {
+    printable_text(256, false, "must be a single line without control characters or marks of the direction of writing")
+}
+
 /// A single line of text.
 pub fn line(_: &mut SchemaGenerator) -> Schema {
-    schema(text(
-        256,
-        &[("!self.matches('[\\\\x00-\\\\x1f\\\\x7f]')", "must be a single line without control characters")],
+    schema(line_value())
+}
+
+/// Text that may have several lines.
+pub fn paragraphs(_: &mut SchemaGenerator) -> Schema {
+    schema(printable_text(
+        4096,
+        true,
+        "must not contain control characters except tabs and newlines, or marks of the direction of writing",
     ))
 }
 
@@ -234,7 +252,7 @@ pub fn extra(_: &mut SchemaGenerator) -> Schema {
         "maxProperties": 32,
         "additionalProperties": {
             "type": "array", "maxItems": 32,
-            "items": {"type": "string", "maxLength": 256},
+            "items": line_value(),
         },
         "x-kubernetes-validations": [
             {
@@ -249,11 +267,11 @@ pub fn extra(_: &mut SchemaGenerator) -> Schema {
     })
 }
 
-/// Quantities of zero or more. CEL's own `quantity` is not used because kube-apiserver computes the powers of ten: `1e9999999`
-/// takes it seconds, before any webhook is called.
+/// Quantities of zero or more. CEL's own `quantity` is not used because kube-apiserver expands powers of ten:
+/// `1e9999999` keeps it busy for seconds, before any webhook is called.
 const QUANTITY: &str = "^([0-9]{1,18}([.][0-9]{0,9})?|[.][0-9]{1,9})([KMGTPE]i|[numkMGTPE]|[eE][+-]?[0-9]{1,2})?$";
 
-/// Quantities that are integers: without a fraction, or with one that a suffix makes up for, such as 1.5k and 2000m.
+/// Quantities that are integers: without a fraction, or with one that a suffix cancels out, such as 1.5k and 2000m.
 const INTEGER: &str = "^([0-9]+([.]0*)?([KMGTPE]i|[kMGTPE]|[eE][+]?[0-9]{1,2})?|[0-9]*[.][0-9]{1,3}[kMGTPE]|[0-9]*000m|0*[.]?0*[numkMGTPE]?)$";
 
 /// `quota.hard`: quantities by resource name. Names are those of ResourceQuota, and `namespaces`.
@@ -296,7 +314,7 @@ pub fn quota_hard(_: &mut SchemaGenerator) -> Schema {
             },
             {
                 "rule": integer_rule,
-                "message": "what is counted must be an integer: namespaces, pods, services, secrets, configmaps, persistentvolumeclaims, count/<resource>.<group>, …",
+                "message": "a limit on a counted resource must be an integer: namespaces, pods, services, secrets, configmaps, persistentvolumeclaims, count/<resource>.<group>, …",
             },
         ],
     })

@@ -45,7 +45,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_are_judged_as_kube_apiserver_does() {
+    fn names_are_validated_like_in_kube_apiserver() {
         for good in ["a", "a-b.c", "0", &"a".repeat(253)] {
             assert!(is_subdomain(good), "{good}");
         }
@@ -55,7 +55,7 @@ mod tests {
     }
 
     #[test]
-    fn labels_are_judged_as_kube_apiserver_does() {
+    fn labels_are_validated_like_in_kube_apiserver() {
         for good in ["a", "A_b.c-D", "example.com/team", "a/b"] {
             assert!(is_label_key(good), "{good}");
         }

@@ -142,8 +142,8 @@ pub struct UserSpec {
     #[schemars(schema_with = "schema::label_value")]
     pub zone: Option<String>,
 
-    /// Desired state. Disabled and Banned end sessions, revoke tokens and API keys, and remove compiled bindings
-    /// immediately. Banned also records that this is permanent.
+    /// Desired state. While it is Disabled or Banned, logins, tokens and API keys are refused and the user has no
+    /// compiled bindings. A change takes effect immediately. Banned also records that this is permanent.
     #[serde(default)]
     pub state: DesiredState,
 
@@ -365,8 +365,9 @@ pub struct UserStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
 
-    /// Ready, NameClaimed, CredentialReady and QuotaWithinLimits, and while they are true PasswordChangeRequired,
-    /// LockedOut, Expiring, AdministratorBound, MembershipPending, DeletionBlocked, Reconciling and Stalled (kstatus).
+    /// Always Ready, NameClaimed and CredentialReady. QuotaWithinLimits if there are limits, and AdministratorBound if
+    /// spec.admin is set. Only while true: PasswordChangeRequired, LockedOut, Expiring, MembershipPending,
+    /// DeletionBlocked, Reconciling and Stalled (kstatus). Only while false: QuotaEnforced.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "super::condition::conditions_schema")]
     pub conditions: Vec<Condition>,
@@ -379,7 +380,7 @@ pub struct UserStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub state: Option<State>,
 
-    /// Effective groups, including those by nesting.
+    /// Effective groups, including those through nesting.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub groups: Vec<String>,
 
@@ -405,7 +406,7 @@ pub struct UserStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub password_changed_time: Option<Time>,
 
-    /// Tokens for a password that was set before this time are refused.
+    /// Tokens from logins with a password that was set before this time are refused.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sessions_not_before: Option<Time>,
 

@@ -1,4 +1,4 @@
-//! Kubernetes Events, written when a condition changes and not for each failure.
+//! Writes Kubernetes Events when a condition changes, not for every failed attempt.
 //!
 //! `kube::runtime::events::Recorder` is not used because it aggregates repeated Events with a patch, which needs another
 //! permission. Repeated Events do not occur here.
@@ -24,7 +24,7 @@ pub struct Transition {
     pub is_warning: bool,
     /// Reason, in CamelCase. Reasons are an interface: they do not change.
     pub reason: String,
-    /// Message for people.
+    /// Human-readable message.
     pub message: String,
 }
 
@@ -59,8 +59,8 @@ impl Reporter {
 
     /// Logs the transition and writes an Event. If that fails, the failure is logged and the reconciliation continues.
     ///
-    /// Anyone with `view` in the namespace can read the Event, but not Users. So it has the reason, and the details are in the
-    /// log and in the status.
+    /// Anyone with `view` in the namespace can read the Event, but not necessarily Users. So the Event contains only
+    /// the reason; the details are in the log and in the status.
     pub async fn publish<K: Resource<DynamicType = ()>>(&self, object: &K, transition: Transition) {
         let note = format!("see the status of {} {}", K::kind(&()), object.name_any());
         self.publish_with_note(object, transition, note).await;

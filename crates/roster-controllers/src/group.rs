@@ -240,7 +240,7 @@ mod tests {
     }
 
     #[test]
-    fn a_selector_without_consent_selects_nobody_and_says_so() {
+    fn a_selector_without_consent_selects_no_users_and_is_reported() {
         let spec = GroupSpec { member_selector: Some(LabelSelector::default()), ..GroupSpec::default() };
         let seen = status_of(spec.clone(), directory(0));
         for kind in [READY, STALLED] {

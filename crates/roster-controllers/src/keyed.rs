@@ -11,43 +11,43 @@ use futures::{Stream, StreamExt, pin_mut};
 use tokio_util::sync::CancellationToken;
 use tokio_util::time::delay_queue::{DelayQueue, Key};
 
-/// Runs `work` for each key until `shutdown`, and then waits for work in progress. `work` returns when to process the key
-/// again, if ever.
-pub async fn work_off<F: Future<Output = Option<Duration>>>(
+/// Runs `work` for each key until `shutdown`, and then waits for work in progress. `work` returns the time after which
+/// to process the key again, if any.
+pub async fn process_keys<F: Future<Output = Option<Duration>>>(
     keys: impl Stream<Item = String>,
     concurrency: usize,
     work: impl Fn(Arc<str>) -> F,
     shutdown: CancellationToken,
 ) {
-    let mut at_work = FuturesUnordered::new();
+    let mut in_progress = FuturesUnordered::new();
     let mut busy: HashSet<Arc<str>> = HashSet::new();
-    // Keys that were queued while they were processed: they are processed again.
+    // Keys that were queued again while they were being processed. They are processed once more afterwards.
     let mut again: HashSet<Arc<str>> = HashSet::new();
-    let mut later = DelayQueue::new();
-    let mut waits: HashMap<Arc<str>, Key> = HashMap::new();
+    let mut delayed = DelayQueue::new();
+    let mut delay_keys: HashMap<Arc<str>, Key> = HashMap::new();
     pin_mut!(keys);
     loop {
-        let has_room = at_work.len() < concurrency && !shutdown.is_cancelled();
+        let has_capacity = in_progress.len() < concurrency && !shutdown.is_cancelled();
         let key: Arc<str> = tokio::select! {
-            () = shutdown.cancelled(), if at_work.is_empty() => return,
-            Some((key, wait)) = at_work.next() => {
+            () = shutdown.cancelled(), if in_progress.is_empty() => return,
+            Some((key, wait)) = in_progress.next() => {
                 let key: Arc<str> = key;
                 busy.remove(&key);
                 if again.remove(&key) {
                     key
                 } else {
                     if let Some(wait) = wait {
-                        waits.insert(Arc::clone(&key), later.insert(key, wait));
+                        delay_keys.insert(Arc::clone(&key), delayed.insert(key, wait));
                     }
                     continue;
                 }
             }
-            Some(expired) = later.next(), if has_room => {
+            Some(expired) = delayed.next(), if has_capacity => {
                 let key: Arc<str> = expired.into_inner();
-                waits.remove(&key);
+                delay_keys.remove(&key);
                 key
             }
-            Some(key) = keys.next(), if has_room => key.into(),
+            Some(key) = keys.next(), if has_capacity => key.into(),
         };
         if shutdown.is_cancelled() {
             continue;
@@ -56,12 +56,12 @@ pub async fn work_off<F: Future<Output = Option<Duration>>>(
             again.insert(key);
             continue;
         }
-        if let Some(wait) = waits.remove(&key) {
-            later.remove(&wait);
+        if let Some(wait) = delay_keys.remove(&key) {
+            delayed.remove(&wait);
         }
         busy.insert(Arc::clone(&key));
         let work = work(Arc::clone(&key));
-        at_work.push(async move { (key, work.await) });
+        in_progress.push(async move { (key, work.await) });
     }
 }
 
@@ -78,7 +78,7 @@ mod tests {
     async fn a_key_is_processed_serially_and_again_if_marked_meanwhile() {
         const KEYS: [&str; 5] = ["a", "b", "a", "a", "late"];
         let log = Arc::new(Mutex::new(Vec::new()));
-        // Nothing is done before all keys have been taken.
+        // No key is completed before all keys have been taken from the stream.
         let (gate, taken) = (Arc::new(Semaphore::new(0)), Arc::new(AtomicUsize::new(0)));
         let marks = Arc::clone(&taken);
         let keys = futures::stream::iter(KEYS)
@@ -98,7 +98,7 @@ mod tests {
                 (&*key == "late" && is_first).then_some(Duration::from_millis(10))
             }
         };
-        let worker = tokio::spawn(work_off(keys, 3, work, shutdown.clone()));
+        let worker = tokio::spawn(process_keys(keys, 3, work, shutdown.clone()));
         while taken.load(Ordering::Relaxed) < KEYS.len() {
             tokio::task::yield_now().await;
         }
@@ -109,9 +109,9 @@ mod tests {
         }
         shutdown.cancel();
         worker.await.unwrap();
-        assert_eq!(count("+a"), 2, "twice, however often it was marked meanwhile: {log:?}");
+        assert_eq!(count("+a"), 2, "twice, no matter how often it was marked in between: {log:?}");
         assert_eq!(count("+b"), 1);
-        assert_eq!(count("+late"), 2, "it has asked for that: {log:?}");
+        assert_eq!(count("+late"), 2, "its first run requested a second one: {log:?}");
         let log = log.lock().unwrap();
         let first_end = log.iter().position(|noted| noted == "-a").unwrap();
         assert!(log.iter().skip(1).take(first_end - 1).all(|noted| noted != "+a"), "{log:?}");

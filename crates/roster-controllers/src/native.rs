@@ -53,8 +53,9 @@ impl NativeWriter {
         Self { client, informers, permits: Semaphore::new(concurrency), concurrency, metrics }
     }
 
-    /// Runs the writes, one stage after the other. Grants are written only after all revocations have succeeded, and only if
-    /// they `still_holds` at that time. A failed write does not stop revocations. Returns the failures, ordered by key.
+    /// Runs the writes, one stage after the other. Grants are written only after all revocations have succeeded, and
+    /// only those for which `still_holds` returns true at that time. A failed write does not stop revocations. Returns
+    /// the failures, ordered by key.
     pub async fn execute(&self, stages: Stages, still_holds: impl Fn(&DesiredBinding) -> bool) -> Vec<Failed> {
         let mut failed = self.execute_stage(stages.moves).await;
         failed.extend(self.execute_stage(stages.revocations).await);
@@ -95,8 +96,10 @@ impl NativeWriter {
     async fn delete(&self, key: &NativeKey, uid: &str) -> kube::Result<()> {
         let client = self.client.clone();
         let outcome = match &key.namespace {
-            None => delete_whole(&Api::<rbac::ClusterRoleBinding>::all(client), key, uid).await,
-            Some(namespace) => delete_whole(&Api::<rbac::RoleBinding>::namespaced(client, namespace), key, uid).await,
+            None => delete_and_remove_finalizers(&Api::<rbac::ClusterRoleBinding>::all(client), key, uid).await,
+            Some(namespace) => {
+                delete_and_remove_finalizers(&Api::<rbac::RoleBinding>::namespaced(client, namespace), key, uid).await
+            }
         };
         if outcome? {
             self.metrics.writes.inc(kind(key));
@@ -165,7 +168,7 @@ impl NativeWriter {
         };
         let Some(first) = orphans.first() else { return Ok(()) };
         // The directory may lag behind the previous leader. Only kube-apiserver knows whether the owner exists.
-        if self.is_alive(&first.key, uid).await? {
+        if self.owner_exists(&first.key, uid).await? {
             return Ok(());
         }
         let deletions = orphans.iter().map(|native| Write::Delete(native.key.clone(), native.uid.clone())).collect();
@@ -174,7 +177,7 @@ impl NativeWriter {
         failed.into_iter().next().map_or(Ok(()), |failed| Err(failed.error))
     }
 
-    async fn is_alive(&self, key: &NativeKey, uid: &str) -> kube::Result<bool> {
+    async fn owner_exists(&self, key: &NativeKey, uid: &str) -> kube::Result<bool> {
         let _permit = self.permits.acquire().await.expect("the semaphore is never closed");
         let found = if let Some(name) = administrator_of(&key.name) {
             Api::<User>::all(self.client.clone()).get_metadata_opt(name).await?.map(|user| user.metadata)
@@ -189,7 +192,7 @@ impl NativeWriter {
 
 /// Deletes the object with this UID and removes its finalizers. A binding that is only marked for deletion still grants
 /// its role, and adding a finalizer does not require permission to bind. Returns whether the object existed.
-async fn delete_whole<K>(api: &Api<K>, key: &NativeKey, uid: &str) -> kube::Result<bool>
+async fn delete_and_remove_finalizers<K>(api: &Api<K>, key: &NativeKey, uid: &str) -> kube::Result<bool>
 where
     K: Clone + Debug + DeserializeOwned,
 {
@@ -201,8 +204,8 @@ where
         Err(kube::Error::Api(status)) if status.code == 404 || status.code == 409 => return Ok(false),
         Err(error) => return Err(error),
     }
-    let bare = json!({"metadata": {"uid": uid, "finalizers": null}});
-    match api.patch_metadata(&key.name, &PatchParams::default(), &Patch::Merge(bare)).await {
+    let without_finalizers = json!({"metadata": {"uid": uid, "finalizers": null}});
+    match api.patch_metadata(&key.name, &PatchParams::default(), &Patch::Merge(without_finalizers)).await {
         Ok(_) => Ok(true),
         Err(kube::Error::Api(status)) if status.code == 404 => Ok(true),
         Err(error) => Err(error),

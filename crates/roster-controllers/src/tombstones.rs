@@ -1,8 +1,8 @@
 //! Stores the tombstones of deleted Users, and removes those of names that are in use again or that have expired.
 //!
-//! This runs on every replica. The leader does all of it; a follower stores what the leader has not.
-//! [`roster_core::directory::tombstones`] says what they are for and decides what to do. In steady state this reads and writes
-//! nothing: it goes by watches and by timers.
+//! This runs on every replica. The leader does both; a follower only stores tombstones that the leader has not stored.
+//! [`roster_core::directory::tombstones`] explains their purpose and decides what to do. In steady state, no requests
+//! are sent: watches and timers trigger everything.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,18 +20,18 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use super::backoff::Backoff;
-use super::keyed::work_off;
+use super::keyed::process_keys;
 
-/// Names that are worked on at the same time.
+/// Maximum number of names that are processed concurrently.
 const CONCURRENCY: usize = 4;
 
-/// Longest time for one name. The client's own retries can add up to minutes.
+/// Timeout for one name. The client's own retries can add up to minutes.
 const TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Longest time before a name is looked at again. Timers of some years panic.
+/// Maximum time until a name is checked again. Timers that span several years panic.
 const MAX_WAIT: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// What the controller works with.
+/// Dependencies and state of the controller.
 pub struct Context {
     secrets: Api<Secret>,
     informers: Arc<Informers>,
@@ -45,12 +45,12 @@ enum Error {
     Api(#[from] kube::Error),
     #[error("Secret {0} is not of type {TOMBSTONE_SECRET_TYPE}: delete it")]
     Occupied(String),
-    #[error("not done within {TIMEOUT:?}")]
+    #[error("timed out after {TIMEOUT:?}")]
     Timeout,
 }
 
 impl Context {
-    /// A controller that keeps tombstones in `namespace`.
+    /// Creates the context. `namespace`: where tombstones are stored.
     pub fn new(client: &Client, namespace: &str, informers: &Arc<Informers>, metrics: &Arc<Metrics>) -> Self {
         Self {
             secrets: Api::namespaced(client.clone(), namespace),
@@ -60,16 +60,16 @@ impl Context {
         }
     }
 
-    /// Does what is to be done about a name. Returns when to look at it again.
+    /// Performs the next step for a name. Returns the time after which to check it again, if any.
     async fn reconcile(&self, user: &str) -> Option<Duration> {
         let now = Timestamp::now();
         let step = {
             let directory = self.informers.directory();
-            let living = directory.user(user).map(|person| person.uid.as_str());
-            directory.tombstones.next_step(user, living, now)
+            let current_uid = directory.user(user).map(|person| person.uid.as_str());
+            directory.tombstones.next_step(user, current_uid, now)
         };
-        let step = if self.informers.is_leading() { step } else { step.of_follower(now) };
-        match tokio::time::timeout(TIMEOUT, self.take(user, step)).await.unwrap_or(Err(Error::Timeout)) {
+        let step = if self.informers.is_leading() { step } else { step.for_follower(now) };
+        match tokio::time::timeout(TIMEOUT, self.perform(user, step)).await.unwrap_or(Err(Error::Timeout)) {
             Ok(wait) => {
                 self.backoff.succeeded(user);
                 wait
@@ -82,7 +82,7 @@ impl Context {
         }
     }
 
-    async fn take(&self, user: &str, step: TombstoneStep) -> Result<Option<Duration>, Error> {
+    async fn perform(&self, user: &str, step: TombstoneStep) -> Result<Option<Duration>, Error> {
         match step {
             TombstoneStep::Nothing => {}
             TombstoneStep::Wait(until) => {
@@ -106,8 +106,9 @@ impl Context {
         Ok(None)
     }
 
-    /// Creates the Secret, replaces the one of an earlier User of the name, or adds what this replica knows to the one of
-    /// the same User. Returns the tombstone that is stored, which may be another replica's, and the UID of its Secret.
+    /// Creates the Secret. If it exists, replaces that of an earlier User with the same name, or adds what this replica
+    /// knows to that of the same User. Returns the stored tombstone, which may be another replica's, and the UID of its
+    /// Secret.
     async fn store(&self, mut tombstone: Tombstone) -> Result<(Tombstone, String), Error> {
         let secret = tombstone.secret();
         let written = match self.secrets.create(&PostParams::default(), &secret).await {
@@ -140,7 +141,7 @@ impl Context {
         let params = DeleteParams::default().preconditions(only_this);
         match self.secrets.delete(&Tombstone::secret_name(user), &params).await {
             Ok(_) => self.metrics.writes.inc("Secret"),
-            // Gone already, or another one by now.
+            // Already deleted, or replaced by another object.
             Err(kube::Error::Api(status)) if status.code == 404 || status.code == 409 => {}
             Err(error) => return Err(error.into()),
         }
@@ -148,7 +149,7 @@ impl Context {
     }
 }
 
-/// Runs the controller until `shutdown`, from when it is known which Users exist.
+/// Runs the controller until `shutdown`, once the informers have synced.
 pub async fn run(ctx: Context, shutdown: CancellationToken) {
     tokio::select! {
         () = shutdown.cancelled() => return,
@@ -156,5 +157,5 @@ pub async fn run(ctx: Context, shutdown: CancellationToken) {
     }
     let marked = ctx.informers.queues.tombstones.stream(Duration::ZERO);
     let ctx = &ctx;
-    work_off(marked, CONCURRENCY, |user| async move { ctx.reconcile(&user).await }, shutdown).await;
+    process_keys(marked, CONCURRENCY, |user| async move { ctx.reconcile(&user).await }, shutdown).await;
 }

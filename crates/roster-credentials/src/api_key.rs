@@ -5,7 +5,7 @@
 //! ```
 //!
 //! All digits are hexadecimal. Secret scanners find keys with `rstr_[0-9a-f]{80}` and verify the checksum offline. The UID
-//! leads to the one Secret that can contain the digest, and never to a later User of the same name.
+//! identifies the only Secret that can contain the digest. It never refers to a later User of the same name.
 
 use jiff::Timestamp;
 use secrecy::SecretString;
@@ -45,8 +45,8 @@ pub struct ApiKey {
 }
 
 impl ApiKey {
-    /// Creates a key for the User with this UID. Returns it with the key itself, which is stored nowhere. Returns `None` if
-    /// the UID is malformed.
+    /// Creates a key for the User with this UID. Returns the record to store and the key itself, which is not stored.
+    /// Returns `None` if the UID is malformed.
     pub fn create(
         uid: &str,
         display_name: &str,

@@ -1,4 +1,5 @@
-//! passlib's bcrypt-sha256: bcrypt of a digest of the password, so that all of the password counts. Keystone offers it.
+//! passlib's bcrypt-sha256: bcrypt of a digest of the password, so that the whole password counts. Keystone supports
+//! it.
 //!
 //! bcrypt hashes the base64 of the digest. The digest is SHA-256 in version 1, `$bcrypt-sha256$2b,12$SALT$CHECKSUM`. In
 //! version 2, `$bcrypt-sha256$v=2,t=2b,r=12$SALT$CHECKSUM`, it is HMAC-SHA-256 with the text of the salt as its key.
@@ -22,7 +23,7 @@ pub(crate) struct BcryptSha256<'a> {
 }
 
 impl<'a> BcryptSha256<'a> {
-    /// Splits a hash. Returns `None` if it has neither form. Whether [`Self::bcrypt`] is a bcrypt hash is not checked.
+    /// Splits a hash. Returns `None` if it has neither form. Does not check whether [`Self::bcrypt`] is a bcrypt hash.
     pub(crate) fn parse(text: &'a str) -> Option<Self> {
         let rest = text.strip_prefix('$')?.strip_prefix(IDENTIFIER)?.strip_prefix('$')?;
         let [parameters, salt, checksum] = rest.split('$').collect::<Vec<_>>()[..] else { return None };

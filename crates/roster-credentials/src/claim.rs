@@ -1,9 +1,9 @@
 //! Claims on login identifiers: at most one User holds a username or email at a time.
 //!
-//! A claim is a Secret in Roster's namespace whose name is derived from the identifier. Names of objects are unique in etcd,
-//! so two Users can never hold the same identifier, regardless of replicas, restarts and clocks. The User owns the Secret by
-//! UID: it is deleted with the User, and a later User of the same name does not inherit it. The claim on the username also
-//! stores the credential (see [`super::record`]).
+//! A claim is a Secret in Roster's namespace whose name is derived from the identifier. Object names are unique in
+//! etcd, so two Users can never hold the same identifier, regardless of replicas, restarts and clocks. The User owns
+//! the Secret by UID: it is deleted with the User, and a later User of the same name does not inherit it. The claim on
+//! the username also stores the credential (see [`super::record`]).
 //!
 //! Usernames and emails share one namespace, because logins accept both: a username can't equal another user's email.
 
@@ -30,7 +30,7 @@ pub struct Identifier {
 }
 
 impl Identifier {
-    /// Returns the case-folded form, which is unique.
+    /// Returns the case-folded form, which at most one User holds.
     pub fn folded(&self) -> String {
         fold(&self.text)
     }

@@ -72,21 +72,23 @@ pub struct Invitation {
 pub struct Credential {
     /// Hash that logins are verified against.
     pub hash: Option<PasswordHash>,
-    /// Hash that the password Secret last provided. It differs from `hash` after the password was changed in another way.
-    /// Comparing it shows whether the Secret has a new password or was only rewritten.
+    /// Hash that the password Secret last provided. It differs from `hash` if the password was later changed in another
+    /// way. Comparing it with the Secret shows whether the Secret has a new password or was only rewritten.
     pub source_hash: Option<PasswordHash>,
     /// Version of the password Secret that was last processed.
     pub source: Option<SourceVersion>,
     /// When the password was set, in whole seconds.
     pub changed: Option<Timestamp>,
+    /// Who set the password. `None` if that is not known.
     pub set_by: Option<SetBy>,
     /// Hashes of previous passwords, newest first.
     pub history: Vec<PasswordHash>,
-    /// Invitation that was not used yet.
+    /// Invitation that has not been used yet.
     pub invitation: Option<Invitation>,
     /// Second factor, confirmed or not.
     pub second_factor: Option<SecondFactor>,
     pub api_keys: Vec<ApiKey>,
+    /// Failed logins and lockouts.
     pub failed: FailedLogins,
 }
 
@@ -105,7 +107,7 @@ pub struct Summary {
 }
 
 impl Summary {
-    /// Returns whether someone other than the user set the password. An unknown origin counts as someone else.
+    /// Returns whether someone other than the user set the password, or it is unknown who did.
     pub fn is_set_by_another(&self) -> bool {
         self.changed.is_some() && self.set_by != Some(SetBy::Owner)
     }
@@ -131,6 +133,8 @@ impl Credential {
         self.history.truncate(history);
         self.set_by = Some(set_by);
         self.invitation = None;
+        // They were guesses of the previous password, and its sessions end.
+        self.failed.clear_sessions();
         let second = Timestamp::from_second(now.as_second()).expect("now is within range");
         // Always later than the previous time, because sessions of an earlier password are rejected by this time.
         let after = self.changed.and_then(|before| before.checked_add(SignedDuration::from_secs(1)).ok());

@@ -38,6 +38,6 @@ pub fn hex(bytes: &[u8]) -> String {
 /// Returns cryptographically secure random bytes.
 pub fn random<const N: usize>() -> [u8; N] {
     let mut bytes = [0; N];
-    aws_lc_rs::rand::fill(&mut bytes).expect("the kernel's random numbers can be read");
+    aws_lc_rs::rand::fill(&mut bytes).expect("the random number generator is available");
     bytes
 }

@@ -1,7 +1,7 @@
 //! Password hashes: PHC strings and bcrypt hashes, with a minimum and a maximum cost.
 //!
 //! New hashes are argon2id (RFC 9106). bcrypt, scrypt and PBKDF2 are supported for migrations. The minimum rejects hashes
-//! that are quickly guessed. The maximum keeps one login from exhausting memory or taking minutes.
+//! whose passwords can be guessed quickly. The maximum prevents a login from exhausting memory or taking minutes.
 
 use std::fmt;
 
@@ -11,12 +11,12 @@ use phc::{Output, ParamsString, PasswordHash as Phc, Salt};
 use crate::bcrypt_sha256::{self, BcryptSha256};
 use crate::password;
 
-/// Maximum cost of argon2id and scrypt hashes: memory, and work (memory times passes over it), in KiB.
+/// Maximum cost of argon2id and scrypt hashes: memory and work, both in KiB. Work is memory times passes over it.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Ceiling {
     /// Memory of one verification, in KiB.
     pub memory_kib: u32,
-    /// Memory times passes over it, in KiB. 1 GiB takes a core about a second.
+    /// Memory times passes over it, in KiB. A core takes about a second for 1 GiB.
     pub work_kib: u64,
 }
 
@@ -40,7 +40,7 @@ struct Demand {
 }
 
 impl Demand {
-    /// Cost of bcrypt and PBKDF2, which need a few KiB with any parameters.
+    /// Cost of bcrypt and PBKDF2, which need a few KiB regardless of their parameters.
     const SMALL: Self = Self { memory_kib: 8, work_kib: 0 };
 }
 
@@ -76,18 +76,18 @@ pub enum HashError {
     NotAHash,
     #[error("uses an algorithm that is not supported: use {SUPPORTED}")]
     UnsupportedAlgorithm,
-    /// Algorithm, and what is wrong.
+    /// Name of the algorithm, and what is wrong.
     #[error("is not a well-formed {0} hash: {1}")]
     Malformed(&'static str, &'static str),
-    /// Parameters below the floor.
+    /// The parameters are below the minimum.
     #[error("is too weak: {0}")]
     Weak(&'static str),
-    /// Parameters above the ceiling.
+    /// The parameters are above the ceiling.
     #[error("is too costly to verify: {0}")]
     TooCostly(String),
 }
 
-/// Bytes of a password that bcrypt reads.
+/// Number of bytes of a password that bcrypt reads, including the NUL at its end.
 const BCRYPT_BYTES: usize = 72;
 
 /// Maximum parallelism of argon2id.
@@ -163,7 +163,8 @@ impl Argon2idCost {
     }
 }
 
-/// Working memory of argon2id, reused from one hash to the next: fresh pages cost a third of the whole time.
+/// Working memory of argon2id. It is reused, because getting fresh pages from the kernel takes a third of the time of a
+/// hash.
 #[derive(Default)]
 pub struct Memory(Vec<Block>);
 
@@ -255,8 +256,9 @@ impl PasswordHash {
         Self { text: phc.to_string(), algorithm: Algorithm::Argon2id, demand }
     }
 
-    /// Whether this is the hash of `password`, normalized or as typed: other systems do not normalize, and earlier versions
-    /// of Roster did not. Takes as long for a wrong password as for the right one, unless normalization changes it.
+    /// Returns whether this is the hash of `password`, normalized or as typed: other systems do not normalize, and
+    /// earlier versions of Roster did not. Takes as long for a wrong password as for the right one, unless
+    /// normalization changes the password.
     pub fn verify(&self, password: &str, memory: &mut Memory) -> bool {
         let normalized = password::normalize(password);
         self.matches(normalized.as_bytes(), memory)
@@ -277,8 +279,7 @@ impl PasswordHash {
             match self.algorithm {
                 Algorithm::Argon2id => {
                     let params = argon2::Params::try_from(&phc).map_err(|_| phc::Error::ParamValueInvalid)?;
-                    let version = phc.version.map_or(Ok(Version::V0x13), Version::try_from);
-                    let version = version.map_err(|_| phc::Error::ParamValueInvalid)?;
+                    let version = argon2_version(&phc).ok_or(phc::Error::ParamValueInvalid)?;
                     let blocks = memory.blocks(params.block_count());
                     Argon2::new(argon2::Algorithm::Argon2id, version, params)
                         .hash_password_into_with_memory(password, salt.as_ref(), output, blocks)
@@ -309,24 +310,24 @@ impl PasswordHash {
             }
             Ok(())
         });
-        // Output compares in constant time.
+        // `Output` compares in constant time.
         computed.is_ok_and(|computed| computed == *expected)
     }
 
-    /// Whether a match proves that this hash was made from `password` itself. bcrypt reads 72 bytes, the NUL at the end
-    /// included, so passwords that share their first 72 bytes share their hashes.
+    /// Returns whether a match proves that this hash was created from exactly `password`. bcrypt reads only 72 bytes,
+    /// including the NUL at the end, so all passwords with the same first 72 bytes match the same hashes.
     pub fn covers(&self, password: &str) -> bool {
         let longest = password.len().max(password::normalize(password).len());
         self.algorithm != Algorithm::Bcrypt || longest < BCRYPT_BYTES
     }
 
-    /// Memory that one verification takes, in KiB. At most that of [`Ceiling::STORED`].
+    /// Returns the memory of one verification, in KiB. At most that of [`Ceiling::STORED`].
     pub fn memory_kib(&self) -> u32 {
         u32::try_from(self.demand.memory_kib).unwrap_or(Ceiling::STORED.memory_kib)
     }
 
-    /// Returns whether the next login should replace the hash: another algorithm, a cost below `cost`, or one that would no
-    /// longer be imported.
+    /// Returns whether the next login should replace the hash, because its algorithm is not the current version of
+    /// argon2id, its cost is below `cost`, or its cost is so high that it would no longer be imported.
     pub fn is_outdated(&self, cost: Argon2idCost) -> bool {
         if !cost.ceiling().admits(self.demand) {
             return true;
@@ -335,9 +336,13 @@ impl PasswordHash {
             return true;
         };
         let Ok(params) = argon2::Params::try_from(&phc) else { return true };
-        params.m_cost() < cost.memory_kib || params.t_cost() < cost.iterations || params.p_cost() < cost.parallelism
+        argon2_version(&phc) != Some(Version::V0x13)
+            || params.m_cost() < cost.memory_kib
+            || params.t_cost() < cost.iterations
+            || params.p_cost() < cost.parallelism
     }
 
+    /// Returns the algorithm.
     pub fn algorithm(&self) -> Algorithm {
         self.algorithm
     }
@@ -360,12 +365,18 @@ fn parse_phc(name: &'static str, text: &str) -> Result<Phc, HashError> {
     }
 }
 
+/// Returns the version of an Argon2 hash, or `None` if it is unknown. Hashes from before version 19 do not name one: the
+/// reference implementation reads them as version 16.
+fn argon2_version(phc: &Phc) -> Option<Version> {
+    phc.version.map_or(Some(Version::V0x10), |version| Version::try_from(version).ok())
+}
+
 fn check_argon2id(text: &str, ceiling: Ceiling) -> Result<Demand, HashError> {
     let phc = parse_phc("argon2id", text)?;
     let params = argon2::Params::try_from(&phc)
         .map_err(|_| HashError::Malformed("argon2id", "its parameters m, t and p are missing or out of range"))?;
-    if !matches!(phc.version, None | Some(0x13 | 0x10)) {
-        return Err(HashError::Malformed("argon2id", "its version must be 19"));
+    if argon2_version(&phc).is_none() {
+        return Err(HashError::Malformed("argon2id", "its version must be 19 or 16"));
     }
     // OWASP's equivalent settings.
     let floor = match params.t_cost() {
@@ -472,7 +483,7 @@ fn check_pbkdf2(text: &str) -> Result<Algorithm, HashError> {
         return Err(HashError::Malformed("PBKDF2", "its parameter l is not the length of its hash"));
     }
     match rounds {
-        // NIST SP 800-132 requires at least 1,000, SP 800-63B (revision 3) 10,000.
+        // NIST SP 800-132 requires at least 1,000 iterations, and SP 800-63B (revision 3) at least 10,000.
         ..10_000 => Err(HashError::Weak("PBKDF2 needs 10000 iterations or more")),
         2_000_001.. => Err(HashError::TooCostly("PBKDF2 is accepted up to 2000000 iterations".to_owned())),
         _ => Ok(match phc.algorithm.as_str() {

@@ -5,7 +5,7 @@ use super::*;
 
 const PASSWORD: &str = "correct horse battery staple";
 
-/// Hashes of [`PASSWORD`] made by argon2-cffi 23, bcrypt 4.0 and passlib 1.7, unless said otherwise.
+/// Hashes of [`PASSWORD`], created by argon2-cffi 23, bcrypt 4.0 and passlib 1.7 unless noted otherwise.
 const FOREIGN: &[(&str, Algorithm)] = &[
     (
         "$argon2id$v=19$m=65536,t=3,p=4$g6i79i7GD79Y/o0U8bpRCg$IIVtAguGCWylNR/2SA3uetNF/dYFvaUic4GQHsjLEvM",
@@ -33,6 +33,15 @@ const FOREIGN: &[(&str, Algorithm)] = &[
         "$pbkdf2-sha3-512$i=210000$AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8$VYnncxt/yMhXQXrrLwhCPWO30mvBdtSvPRe9f/kE5yE",
         Algorithm::Pbkdf2Sha3,
     ),
+    // Version 16 of Argon2. The reference implementation assumes it if the hash names none.
+    (
+        "$argon2id$v=16$m=19456,t=2,p=1$MDEyMzQ1Njc4OWFiY2RlZg$/4B9IQLNXUwqaY0TRpcIkX0VsyAGGSQr5jo467LMJc0",
+        Algorithm::Argon2id,
+    ),
+    (
+        "$argon2id$m=19456,t=2,p=1$MDEyMzQ1Njc4OWFiY2RlZg$/4B9IQLNXUwqaY0TRpcIkX0VsyAGGSQr5jo467LMJc0",
+        Algorithm::Argon2id,
+    ),
 ];
 
 #[test]
@@ -44,6 +53,16 @@ fn hashes_of_other_implementations_verify() {
         assert!(hash.verify(PASSWORD, &mut memory), "{text}");
         assert!(!hash.verify("correct horse battery stapler", &mut memory), "{text}");
     }
+}
+
+#[test]
+fn hashes_of_an_old_argon2_version_are_outdated() {
+    let outdated = FOREIGN.iter().filter(|(text, algorithm)| {
+        *algorithm == Algorithm::Argon2id && PasswordHash::parse(text).unwrap().is_outdated(Argon2idCost::default())
+    });
+    let old: Vec<&str> = outdated.map(|(text, _)| *text).collect();
+    assert_eq!(old.len(), 2, "{old:?}");
+    assert!(old.iter().all(|text| !text.contains("v=19")), "{old:?}");
 }
 
 #[test]
@@ -177,7 +196,7 @@ fn defaults_of_common_libraries_are_imported() {
 }
 
 #[test]
-fn a_higher_cost_of_ones_own_raises_what_is_imported() {
+fn a_higher_configured_cost_raises_the_import_ceiling() {
     let cost = Argon2idCost::new(262_144, 4, 1).unwrap();
     let hash = PasswordHash::parse_within(LEGACY, cost.ceiling()).unwrap();
     assert!(!hash.is_outdated(cost));
@@ -185,7 +204,7 @@ fn a_higher_cost_of_ones_own_raises_what_is_imported() {
 
 const ORIGINAL: &str = "the first seventy-two bytes of this password are read by bcrypt, the rest is not: \u{e9}";
 
-/// Each supported scheme, at the least cost that is accepted, with a hash of [`ORIGINAL`].
+/// Returns a hash of [`ORIGINAL`] for each supported algorithm, at the lowest cost that is accepted.
 fn hashes_of_original() -> Vec<PasswordHash> {
     let password = ORIGINAL.as_bytes();
     let salt = "xbh3TikF4Px/L6WU8j7nvA";
@@ -226,7 +245,8 @@ proptest! {
     }
 }
 
-/// Hashes of passlib 1.7.4 and Keystone of a password that bcrypt alone would not read in full.
+/// bcrypt-sha256 hashes, as passlib 1.7.4 and Keystone create them, of a password that bcrypt alone would not read in
+/// full.
 #[rstest]
 #[case(&hashes_of_original()[1])]
 #[case(&hashes_of_original()[2])]

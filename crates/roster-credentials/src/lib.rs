@@ -3,11 +3,11 @@
 //! ```text
 //!  password Secret ──source──▶ password ──pool──▶ hash ──▶ credential ──record──▶ identity Secret
 //!                                 policy                  ▲    │                  (named by claim)
-//!                 totp (seal), api_key, lockout (digest) ─┘  login: judges login attempts
-//!                                                            signing ──▶ token: issued after a login
+//!                 totp (seal), api_key, lockout (digest) ─┘  login: evaluates login attempts
+//!                                                            signing ──▶ token, token_id: issued after a login
 //! ```
 //!
-//! No cluster access. No type reveals a secret through `Debug` or `Display`.
+//! This crate does not access the cluster. No type reveals a secret through `Debug` or `Display`.
 
 #![forbid(unsafe_code)]
 #![warn(unreachable_pub)]
@@ -31,6 +31,7 @@ pub mod seal;
 pub mod signing;
 pub mod source;
 pub mod token;
+pub mod token_id;
 pub mod totp;
 
 pub use metrics::HashMetrics;

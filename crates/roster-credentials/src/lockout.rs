@@ -1,11 +1,12 @@
-//! Counts failed logins per user and source, and per user over all sources.
+//! Counts failed logins per user and source, and per user from all sources together.
 //!
 //! A few failures lock out a source, so that an attacker locks out only their own address. Many more, from many sources, lock
 //! out the user as a whole. Both only refuse new logins: anyone can cause them from outside, so they must not affect existing
 //! sessions.
 //!
-//! Requests for a credential within a session are counted separately, as the source [`SESSIONS`]. So an attacker without a
-//! session can't keep the user from changing the password, and a stolen session allows only a few guesses.
+//! If a user has to enter a credential within a session, failures are counted separately, as the source [`SESSIONS`].
+//! So an attacker without a session can't prevent the user from changing the password, and a stolen session allows only
+//! a few guesses.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -30,7 +31,7 @@ pub struct LockoutPolicy {
     pub duration: Duration,
 }
 
-/// Source of failures within sessions of a user. It differs from all addresses and applications. Its failures do not count
+/// Source of failures within sessions of a user. No address or application has this name. Its failures do not count
 /// towards a lockout of the user, and such a lockout does not apply to it.
 pub const SESSIONS: &str = "sessions";
 
@@ -82,7 +83,7 @@ impl FailedLogins {
         self.sources.values().map(|failures| failures.count).sum()
     }
 
-    /// Returns the number of failures that count towards a lockout of the user.
+    /// Returns the number of failures that count towards a lockout of the user: those outside of sessions.
     fn count_of_logins(&self) -> u32 {
         self.count() - self.sources.get(SESSIONS).map_or(0, |failures| failures.count)
     }
@@ -94,7 +95,7 @@ impl FailedLogins {
         per_user.into_iter().chain(per_source).any(|end| end > now)
     }
 
-    /// Returns the failures that were counted since `before`, at most one per source.
+    /// Returns the failures that were counted after the state `before`, at most one per source.
     pub fn added_since(&self, before: &Self) -> Vec<Failure> {
         let added = self.sources.iter().filter(|(source, failures)| before.sources.get(*source) != Some(*failures));
         added.map(|(source, failures)| Failure { source: source.clone(), at: failures.last }).collect()
@@ -119,10 +120,15 @@ impl FailedLogins {
         }
     }
 
-    /// Clears the failures of the source of a successful login, and of [`SESSIONS`]. Other sources keep theirs.
+    /// Clears the failures of the source of a successful login. Other sources keep theirs, and so does [`SESSIONS`]:
+    /// otherwise the thief of a session would get new guesses each time its owner logs in.
     pub fn succeed(&mut self, source: &str, limits: &LockoutPolicy, now: Timestamp) {
         self.forget_past(limits, now);
         self.sources.remove(source);
+    }
+
+    /// Clears the failures within sessions: the password was confirmed in a session, or there is a new one.
+    pub fn clear_sessions(&mut self) {
         self.sources.remove(SESSIONS);
     }
 
@@ -184,9 +190,9 @@ mod tests {
         assert!(failed.is_locked("attacker", at(50)));
         assert!(!failed.is_locked("home", at(50)));
         assert_eq!(failed.locked_until, None);
-        assert_eq!(failed.count(), 3, "none is counted while the lockout lasts");
+        assert_eq!(failed.count(), 3, "failures during the lockout do not count");
         failed.succeed("home", &limits(), at(51));
-        assert!(failed.is_locked("attacker", at(51)), "the person's own login forgives nobody else");
+        assert!(failed.is_locked("attacker", at(51)), "a successful login clears only the failures of its own source");
     }
 
     #[test]
@@ -210,21 +216,28 @@ mod tests {
             failed.fail(source, &limits(), at(0));
         }
         assert!(failed.is_locked("home", at(1)));
-        assert!(!failed.is_locked(SESSIONS, at(1)), "guesses from outside do not reach the person's sessions");
+        assert!(!failed.is_locked(SESSIONS, at(1)), "failed logins do not lock the user's sessions");
         for second in 100..150 {
             failed.fail(SESSIONS, &limits(), at(second));
         }
-        assert!(failed.is_locked(SESSIONS, at(150)), "a stolen session has as many guesses as one source");
+        assert!(failed.is_locked(SESSIONS, at(150)), "a stolen session allows as many guesses as any source");
         assert_eq!((failed.count(), failed.locked_until), (7 + 3, Some(at(300))));
         failed.fail("h", &limits(), at(301));
-        assert!(failed.is_locked(SESSIONS, at(301)), "the end of the user's lockout is not the end of theirs");
+        assert!(failed.is_locked(SESSIONS, at(301)), "sessions stay locked when the user's lockout ends");
         assert_eq!(failed.locked_until, None);
         failed.succeed("home", &limits(), at(302));
-        assert!(!failed.is_locked(SESSIONS, at(302)), "a complete login proves more than what is asked for again");
+        assert!(
+            failed.is_locked(SESSIONS, at(302)),
+            "a login of the owner gives the thief of a session no more guesses"
+        );
+        let mut confirmed = failed.clone();
+        confirmed.clear_sessions();
+        assert!(!confirmed.is_locked(SESSIONS, at(302)));
+        assert!(!failed.is_locked(SESSIONS, at(403)), "the lockout of sessions ends by itself");
     }
 
     #[test]
-    fn sessions_alone_lock_no_user() {
+    fn failures_in_sessions_do_not_lock_the_user() {
         let limits = LockoutPolicy { per_source: 3, per_user: 4, ..limits() };
         let mut failed = FailedLogins::default();
         for second in 0..10 {
@@ -236,7 +249,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_added_is_what_was_counted() {
+    fn added_failures_are_those_that_were_counted() {
         let mut before = FailedLogins::default();
         before.fail("a", &limits(), at(0));
         before.fail("b", &limits(), at(1));
@@ -244,9 +257,9 @@ mod tests {
         assert_eq!(after.added_since(&before), []);
         after.fail("b", &limits(), at(2));
         assert_eq!(after.added_since(&before), [Failure { source: "b".into(), at: at(2) }]);
-        let mut forgiven = before.clone();
-        forgiven.succeed("a", &limits(), at(2));
-        assert_eq!(forgiven.added_since(&before), [], "what is forgiven is not added");
+        let mut cleared = before.clone();
+        cleared.succeed("a", &limits(), at(2));
+        assert_eq!(cleared.added_since(&before), [], "cleared failures are not added ones");
         let mut later = before.clone();
         later.fail("c", &limits(), at(700));
         assert_eq!(later.added_since(&before), [Failure { source: "c".into(), at: at(700) }]);
@@ -255,7 +268,7 @@ mod tests {
         }
         let locked = after.clone();
         after.fail("b", &limits(), at(4));
-        assert_eq!(after.added_since(&locked), [], "during a lockout nothing is counted");
+        assert_eq!(after.added_since(&locked), [], "failures during a lockout do not count");
     }
 
     #[test]

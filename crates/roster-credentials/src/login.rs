@@ -1,4 +1,4 @@
-//! Judges login attempts: decides the outcome and updates the credential. Pure.
+//! Evaluates login attempts: decides the outcome and updates the credential. Pure logic.
 
 use std::fmt;
 
@@ -15,7 +15,7 @@ use super::totp::SecondFactor;
 /// First factor of a login attempt.
 #[derive(Clone, Copy)]
 pub enum Proof<'a> {
-    /// A password, and whether it matches the credential.
+    /// A password. The value is whether it matches the credential.
     Password(bool),
     /// Code of an invitation.
     Invitation(&'a str),
@@ -24,6 +24,7 @@ pub enum Proof<'a> {
 /// Whether a user without an enrolled second factor needs one. An enrolled one is always required.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum SecondFactorNeed {
+    /// Not required.
     No,
     /// Required. The login can enroll it.
     Enrollable,
@@ -82,13 +83,17 @@ impl Verdict {
     }
 }
 
-enum Factor {
+/// Result of checking the second factor.
+enum FactorCheck {
+    /// Right or not required. Contains recovery codes if the code confirmed the factor.
     Passed(Vec<String>),
+    /// The code is wrong, or there is no factor that it could confirm.
     Wrong,
-    Asked(Challenge),
+    /// A code or an enrollment is required.
+    Challenged(Challenge),
 }
 
-/// Judges an attempt. Updates the credential, which must be stored before the response is sent.
+/// Evaluates an attempt. Updates the credential, which the caller must store before it sends the response.
 pub fn judge(credential: &mut Credential, attempt: &AttemptContext<'_>) -> Verdict {
     let now = attempt.now;
     if !attempt.may_log_in || credential.failed.is_locked(attempt.source, now) {
@@ -100,9 +105,9 @@ pub fn judge(credential: &mut Credential, attempt: &AttemptContext<'_>) -> Verdi
     }
     let before = credential.second_factor.clone();
     let recovery_codes = match second_factor(credential, attempt) {
-        Factor::Passed(recovery_codes) => recovery_codes,
-        Factor::Asked(challenge) => return Verdict::Challenged(challenge),
-        Factor::Wrong => {
+        FactorCheck::Passed(recovery_codes) => recovery_codes,
+        FactorCheck::Challenged(challenge) => return Verdict::Challenged(challenge),
+        FactorCheck::Wrong => {
             credential.failed.fail(attempt.source, attempt.limits, now);
             return Verdict::Refused;
         }
@@ -137,34 +142,34 @@ fn must_change(credential: &Credential, attempt: &AttemptContext<'_>) -> bool {
         || attempt.policy.is_expired(credential.changed, attempt.now)
 }
 
-fn second_factor(credential: &mut Credential, attempt: &AttemptContext<'_>) -> Factor {
+fn second_factor(credential: &mut Credential, attempt: &AttemptContext<'_>) -> FactorCheck {
     let is_enrolled = credential.second_factor.as_ref().is_some_and(|factor| factor.confirmed.is_some());
     if !is_enrolled && attempt.second_factor == SecondFactorNeed::No {
-        return Factor::Passed(Vec::new());
+        return FactorCheck::Passed(Vec::new());
     }
     let Some(code) = attempt.code else {
         if is_enrolled {
-            return Factor::Asked(Challenge::Code);
+            return FactorCheck::Challenged(Challenge::Code);
         }
         // Create a new seed each time, because someone else with the password may have seen the previous one.
         if attempt.second_factor == SecondFactorNeed::Enrollable {
             credential.second_factor = Some(SecondFactor::create(attempt.sealer));
         }
-        return Factor::Asked(Challenge::Enrollment);
+        return FactorCheck::Challenged(Challenge::Enrollment);
     };
     let factor = credential
         .second_factor
         .as_mut()
         .filter(|_| is_enrolled || attempt.second_factor == SecondFactorNeed::Enrollable);
-    let Some(factor) = factor else { return Factor::Wrong };
+    let Some(factor) = factor else { return FactorCheck::Wrong };
     if is_enrolled {
         return if factor.accept(code, attempt.sealer, attempt.now) {
-            Factor::Passed(Vec::new())
+            FactorCheck::Passed(Vec::new())
         } else {
-            Factor::Wrong
+            FactorCheck::Wrong
         };
     }
-    factor.confirm(code, attempt.sealer, attempt.now).map_or(Factor::Wrong, Factor::Passed)
+    factor.confirm(code, attempt.sealer, attempt.now).map_or(FactorCheck::Wrong, FactorCheck::Passed)
 }
 
 #[cfg(test)]

@@ -88,8 +88,8 @@ fn users_who_may_not_log_in_are_refused_without_counting() {
     let rules = rules();
     let mut kept = credential();
     for proof in [Proof::Password(true), Proof::Password(false)] {
-        let unwelcome = AttemptContext { may_log_in: false, proof, ..attempt(&rules) };
-        assert_eq!(judge(&mut kept, &unwelcome), Verdict::Refused);
+        let disallowed = AttemptContext { may_log_in: false, proof, ..attempt(&rules) };
+        assert_eq!(judge(&mut kept, &disallowed), Verdict::Refused);
     }
     assert_eq!(kept, credential());
 }
@@ -105,7 +105,7 @@ fn a_confirmed_factor_requires_a_code_and_accepts_it_once() {
     let with_code = AttemptContext { code: Some(&code), ..attempt(&rules) };
     assert_eq!(judge(&mut kept, &with_code), Verdict::Granted(Vec::new()));
     assert_eq!(judge(&mut kept, &with_code), Verdict::Refused);
-    assert_eq!(kept.failed.count(), 1, "a used code is a wrong one");
+    assert_eq!(kept.failed.count(), 1, "a used code counts as a wrong one");
     let wrong = AttemptContext { proof: Proof::Password(false), ..with_code };
     assert_eq!(judge(&mut kept, &wrong), Verdict::Refused);
 }
@@ -116,11 +116,14 @@ fn a_required_factor_is_enrolled_at_login() {
     let mut kept = credential();
     let required = AttemptContext { second_factor: SecondFactorNeed::Enrollable, ..attempt(&rules) };
     assert_eq!(judge(&mut kept, &required), Verdict::Challenged(Challenge::Enrollment));
-    let shown_to_another = kept.second_factor.clone().unwrap();
+    let previous = kept.second_factor.clone().unwrap();
     assert_eq!(judge(&mut kept, &required), Verdict::Challenged(Challenge::Enrollment));
     let seed = kept.second_factor.clone().unwrap();
-    let theirs = code_of(&shown_to_another);
-    assert_eq!(judge(&mut kept, &AttemptContext { code: Some(&theirs), ..required.clone() }), Verdict::Refused);
+    let code_of_previous = code_of(&previous);
+    assert_eq!(
+        judge(&mut kept, &AttemptContext { code: Some(&code_of_previous), ..required.clone() }),
+        Verdict::Refused
+    );
     let code = code_of(&seed);
     let Verdict::Granted(codes) = judge(&mut kept, &AttemptContext { code: Some(&code), ..required.clone() }) else {
         panic!("the code is right");
@@ -143,7 +146,7 @@ fn passwords_set_by_others_and_expired_ones_must_be_changed_first() {
         let changing = AttemptContext { replacement: Some(&new), ..needed.clone() };
         assert_eq!(judge(&mut kept, &changing), Verdict::Granted(Vec::new()));
         assert_eq!(judge(&mut kept, &needed), Verdict::Granted(Vec::new()));
-        assert!(kept.changed > before.changed, "sessions have ended");
+        assert!(kept.changed > before.changed, "a later time ends existing sessions");
     }
 }
 
@@ -191,7 +194,7 @@ fn an_invitation_sets_a_password_once_and_before_it_expires() {
     assert_eq!(judge(&mut kept, &invited), Verdict::Challenged(Challenge::PasswordChange));
     let changing = AttemptContext { replacement: Some(&new), ..invited.clone() };
     assert_eq!(judge(&mut kept, &changing), Verdict::Granted(Vec::new()));
-    assert_eq!(judge(&mut kept, &changing), Verdict::Refused, "it was used");
+    assert_eq!(judge(&mut kept, &changing), Verdict::Refused, "the invitation has been used");
 
     let mut kept = before.clone();
     let wrong = AttemptContext { proof: Proof::Invitation("go"), ..changing.clone() };

@@ -1,8 +1,8 @@
 //! Memory budget for hashing, shared by all pools of the process.
 //!
-//! A hash holds one permit per KiB. The semaphore is fair, so that small hashes can't starve a large one. Buffers of argon2id
-//! are kept for reuse, because fresh pages cost a third of the time of a hash. Memory in use and kept buffers together never
-//! exceed the budget.
+//! A hash holds one semaphore permit per KiB. The semaphore is fair, so small hashes can't starve a large one. Buffers
+//! of argon2id are kept for reuse, because getting fresh pages from the kernel takes a third of the time of a hash.
+//! Memory in use and kept buffers together never exceed the budget.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -61,7 +61,7 @@ impl HashMemory {
     /// Returns what verifying `hash` needs.
     pub fn need_of(&self, hash: &PasswordHash) -> MemoryNeed {
         let takes_buffer = hash.algorithm() == Algorithm::Argon2id;
-        // It may get a kept buffer that is larger than it needs.
+        // Verification may get a kept buffer that is larger than necessary.
         let min = if takes_buffer { self.buffer_kib } else { 0 };
         MemoryNeed { kib: hash.memory_kib().max(min), takes_buffer }
     }
@@ -163,7 +163,7 @@ mod tests {
         assert!(futures::poll!(&mut costly).is_pending());
         let later = memory.reserve(memory.need_of_new());
         tokio::pin!(later);
-        assert!(futures::poll!(&mut later).is_pending(), "there is memory for it, but another one waits");
+        assert!(futures::poll!(&mut later).is_pending(), "there is enough memory, but a hash before it waits");
         drop(small);
         assert!(futures::poll!(&mut costly).is_ready());
     }

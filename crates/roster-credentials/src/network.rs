@@ -1,4 +1,4 @@
-//! The network that counts as one peer, and the site that it belongs to.
+//! Networks that count as one peer, and the sites that they belong to.
 
 use std::net::IpAddr;
 
@@ -12,8 +12,8 @@ pub fn network_of(address: IpAddr) -> IpNet {
     }
 }
 
-/// Returns the site of a network: what one organization has to itself, and from which it can use any number of networks.
-/// That is the /48 of an IPv6 network, which holds 65,536 of them, and the /24 of an IPv4 address.
+/// Returns the site of a network: a range that typically belongs to one organization, which can use any of its
+/// networks. For IPv6, this is the /48, which contains 65,536 networks of size /64. For IPv4, it is the /24.
 pub fn site_of(network: IpNet) -> IpNet {
     match network {
         IpNet::V4(network) => IpNet::V4(Ipv4Net::new_assert(network.addr(), 24).trunc()),

@@ -4,7 +4,8 @@ use secrecy::SecretString;
 use unicode_normalization::{UnicodeNormalization, is_nfc};
 use zeroize::Zeroizing;
 
-/// Maximum length of a password in bytes. NIST SP 800-63B requires at least 64 characters. The limit keeps hashing cheap.
+/// Maximum length of a password in bytes. NIST SP 800-63B requires that at least 64 characters are allowed. The limit
+/// keeps hashing cheap.
 pub const MAX_BYTES: usize = 1024;
 
 /// Why a password is invalid. The messages never contain it.
@@ -14,7 +15,7 @@ pub enum PasswordError {
     Empty,
     #[error("is longer than {MAX_BYTES} bytes")]
     TooLong,
-    #[error("is not valid UTF-8: write text, and let kubectl do the base64")]
+    #[error("is not valid UTF-8: write it as text, and let kubectl encode it in base64")]
     NotUtf8,
     /// Usually the line break at the end of a file.
     #[error(
@@ -26,8 +27,8 @@ pub enum PasswordError {
 /// Validates a password.
 ///
 /// # Errors
-/// If it is empty, too long, not UTF-8, or contains control characters, which RFC 8265 disallows and nobody can type into a
-/// login form.
+/// If it is empty, too long, not UTF-8, or contains control characters, which RFC 8265 disallows and which cannot be
+/// typed into a login form.
 pub fn accept(bytes: &[u8]) -> Result<SecretString, PasswordError> {
     if bytes.is_empty() {
         return Err(PasswordError::Empty);
@@ -42,8 +43,8 @@ pub fn accept(bytes: &[u8]) -> Result<SecretString, PasswordError> {
     Ok(SecretString::from(text))
 }
 
-/// Returns the form of a password that is hashed, so that it does not matter which keyboard or system it is typed on:
-/// spaces other than U+0020 become U+0020, and letters are composed (NFC). RFC 8265, OpaqueString.
+/// Returns the form of a password that is hashed, so that it does not matter on which keyboard or system it is typed:
+/// spaces other than U+0020 become U+0020, and letters are composed (NFC). See OpaqueString in RFC 8265.
 pub fn normalize(password: &str) -> Zeroizing<String> {
     let is_other_space = |letter: char| letter != ' ' && !letter.is_control() && letter.is_whitespace();
     if is_nfc(password) && !password.contains(is_other_space) {

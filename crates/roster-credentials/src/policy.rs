@@ -19,9 +19,9 @@ const MIN_NAME_LENGTH: usize = 4;
 pub struct PasswordPolicy {
     /// Minimum length in characters.
     pub min_length: usize,
-    /// Number of previous passwords that can't be reused. The current one never can.
+    /// Number of previous passwords that can't be reused. The current one can never be reused.
     pub history: usize,
-    /// How long a password may be used. `None` means without limit.
+    /// How long a password may be used. `None` means that it never expires.
     pub max_age: Option<Duration>,
     /// Passwords that are rejected in addition to the common ones, in lower case.
     pub denied: Arc<HashSet<String>>,
@@ -40,12 +40,12 @@ pub enum PolicyError {
     #[error("must not contain the username or the name in an email address")]
     ContainsName,
     /// The current password or a previous one.
-    #[error("must not be one of the last {0}")]
+    #[error("must not be one of the last {0} passwords")]
     UsedBefore(usize),
-    /// It cannot be told apart from the current password or a previous one, whose hash covers only its beginning.
+    /// It may be the current password or a previous one, whose bcrypt hash covers only the first 72 bytes.
     #[error(
-        "begins with the same 72 bytes as one of the last {0}, whose hash (bcrypt) covers no more of it, so \
-         it may be the same one: choose a password with another beginning"
+        "begins with the same 72 bytes as one of the last {0} passwords, whose bcrypt hash covers no more than that, so the \
+         two may be the same: choose a password that begins differently"
     )]
     MayBeUsedBefore(usize),
 }

@@ -1,8 +1,8 @@
-//! A pool for hashing with bounded concurrency, memory and queue.
+//! Pool for hashing with bounded concurrency, memory and queue.
 //!
 //! By default, a hash takes a core and 19 MiB for tens of milliseconds. The pool runs at most `slots` hashes at a time, in
-//! memory that it may share with another pool ([`HashMemory`]). At most `queue` callers wait. Further ones get
-//! [`Saturated`] at once, which servers return as 429.
+//! memory that it may share with another pool ([`HashMemory`]). At most `queue` callers wait. Further callers get
+//! [`Saturated`] at once, which servers return as status 429.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -86,8 +86,8 @@ impl HashPool {
         self.run(need, move |memory| hash.verify(password.expose_secret(), memory)).await
     }
 
-    /// Whether `hash` was made from `password` itself. Unlike [`Self::verify`], false if the algorithm cannot tell: see
-    /// [`PasswordHash::covers`].
+    /// Returns whether `hash` was created from exactly `password`. Unlike [`Self::verify`], returns false if a match
+    /// does not prove that: see [`PasswordHash::covers`].
     ///
     /// # Errors
     /// [`Saturated`] if the queue is full.
@@ -103,7 +103,8 @@ impl HashPool {
         let inner = Arc::clone(&self.0);
         let queued = QueuePermit::acquire(&inner)?;
         let permit = Arc::clone(&inner.slots).acquire_owned().await.expect("the semaphore is never closed");
-        // Reserve memory only with a slot: then memory is held only while hashes run, and waiting for it ends with one of them.
+        // Reserve memory only after acquiring a slot. Memory is then held only while a hash runs, so a wait for memory
+        // ends when a running hash ends.
         let mut reserved = inner.memory.reserve(need).await;
         drop(queued);
         let worker = Arc::clone(&inner);
@@ -130,7 +131,7 @@ fn thread_cpu_seconds() -> f64 {
     Duration::new(time.tv_sec.unsigned_abs(), time.tv_nsec.try_into().unwrap_or_default()).as_secs_f64()
 }
 
-/// A permit to wait in the queue. Released on drop, also if the caller's future is dropped while it waits.
+/// Permit to wait in the queue. Released on drop, even if the caller's future is dropped while it waits.
 struct QueuePermit<'a>(&'a Inner);
 
 impl<'a> QueuePermit<'a> {
@@ -189,7 +190,7 @@ mod tests {
             let _ = tokio::time::timeout(Duration::from_millis(2), pool.hash(&password)).await;
         }
         assert!(pool.hash(&password).await.is_ok());
-        assert_eq!(pool.0.memory.kept_kib(), 19_456, "two ran at the same time");
+        assert_eq!(pool.0.memory.kept_kib(), 19_456, "two hashes ran at the same time");
     }
 
     #[tokio::test(flavor = "multi_thread")]

@@ -1,7 +1,7 @@
 //! Identity Secrets: one per login identifier, in Roster's own namespace.
 //!
-//! The Secret of the username stores the credential. Annotations repeat what controllers need to decide whether there is
-//! anything to do, so that a metadata watch is enough and no hash is read.
+//! The Secret of the username stores the credential. Annotations repeat what controllers need in order to decide
+//! whether they have to act, so a metadata watch is enough and controllers read no hashes.
 
 use std::collections::BTreeMap;
 
@@ -34,7 +34,7 @@ const LOCKED_ANNOTATION: &str = "roster.dev/locked-until";
 /// When the second factor was confirmed, RFC 3339.
 const SECOND_FACTOR_ANNOTATION: &str = "roster.dev/second-factor";
 
-/// Set while the credential moves to the Secret of a new username.
+/// Set while the credential moves to another Secret, such as that of a new username.
 const CLOSED_ANNOTATION: &str = "roster.dev/closed";
 
 const SPARE_SUFFIX: &str = "-spare";
@@ -48,8 +48,8 @@ const SECOND_FACTOR_KEY: &str = "secondFactor";
 const API_KEYS_KEY: &str = "apiKeys";
 const FAILED_KEY: &str = "failedLogins";
 
-/// A part of an identity Secret does not parse. It must not count as absent, because a user with an enrolled second factor
-/// could then log in without it.
+/// A part of an identity Secret does not parse. Such a part must not count as absent: otherwise, a user with an
+/// enrolled second factor could log in without it.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
 #[error("the key {0} of the identity Secret does not parse")]
 pub struct Corrupt(&'static str);
@@ -65,9 +65,9 @@ pub struct Claim {
     pub owner: String,
     /// UID of that User.
     pub owner_uid: String,
-    /// Set if this is, or was, the claim on the username, which stores the credential.
+    /// Set if this is or was the claim on the username, which stores the credential.
     pub is_username: bool,
-    /// Set while the credential moves to the Secret of another username. It must not be changed here.
+    /// Set while the credential moves to another Secret. It must not be changed in this one.
     pub is_closed: bool,
     /// Set if a manager owns the field `immutable`. Metadata does not contain its value.
     pub may_be_immutable: bool,
@@ -108,8 +108,8 @@ impl Claim {
         })
     }
 
-    /// Returns whether this Secret stores the credential and allows changes.
-    pub fn is_home(&self) -> bool {
+    /// Returns whether this Secret stores the credential and allows changes of it.
+    pub fn holds_credential(&self) -> bool {
         self.is_username && !self.is_closed
     }
 }
@@ -158,8 +158,8 @@ pub fn replaced_name(spare: &str) -> Option<&str> {
     spare.strip_suffix(SPARE_SUFFIX)
 }
 
-/// Copies an identity Secret to its spare, which is closed and mutable. The spare looks like the Secret of an earlier
-/// username, so that the credential moves back as after a rename.
+/// Copies an identity Secret to its spare, which is closed but not immutable. The spare looks like the Secret of an
+/// earlier username, so that the credential moves back in the same way as after a rename.
 pub fn spare_of(secret: &Secret) -> Secret {
     let metadata = ObjectMeta {
         name: Some(spare_name(&secret.name_any())),
@@ -170,13 +170,13 @@ pub fn spare_of(secret: &Secret) -> Secret {
         ..ObjectMeta::default()
     };
     let mut spare = Secret { metadata, data: secret.data.clone(), type_: secret.type_.clone(), ..Secret::default() };
-    open_as(&mut spare, IdentifierKind::Username);
+    reopen_as(&mut spare, IdentifierKind::Username);
     close(&mut spare);
     spare
 }
 
 /// Turns an identity Secret into the claim on an identifier of this kind, and allows changes.
-pub fn open_as(secret: &mut Secret, kind: IdentifierKind) {
+pub fn reopen_as(secret: &mut Secret, kind: IdentifierKind) {
     secret.metadata.annotations.get_or_insert_default().remove(CLOSED_ANNOTATION);
     secret.metadata.labels.get_or_insert_default().insert(IDENTIFIER_LABEL.to_owned(), label(kind).to_owned());
 }
@@ -304,20 +304,20 @@ mod tests {
         let claim = Claim::read(&secret.metadata).unwrap();
         assert_eq!((claim.owner.as_str(), claim.owner_uid.as_str(), claim.resource_version), ("jane", "u-1", 9));
         assert_eq!(claim.summary, credential.summary());
-        assert!(claim.is_home());
+        assert!(claim.holds_credential());
         close(&mut secret);
-        assert!(!Claim::read(&secret.metadata).unwrap().is_home(), "the credential moves to another Secret");
-        open_as(&mut secret, IdentifierKind::Email);
-        assert!(!Claim::read(&secret.metadata).unwrap().is_home(), "claims on emails store no credential");
-        open_as(&mut secret, IdentifierKind::Username);
-        assert!(Claim::read(&secret.metadata).unwrap().is_home());
+        assert!(!Claim::read(&secret.metadata).unwrap().holds_credential(), "the credential moves to another Secret");
+        reopen_as(&mut secret, IdentifierKind::Email);
+        assert!(!Claim::read(&secret.metadata).unwrap().holds_credential(), "claims on emails store no credential");
+        reopen_as(&mut secret, IdentifierKind::Username);
+        assert!(Claim::read(&secret.metadata).unwrap().holds_credential());
         write_credential(&mut secret, &Credential::default());
         assert_eq!(read_credential(&secret).unwrap(), Credential::default());
         assert!(secret.data.as_ref().unwrap().is_empty());
     }
 
     #[test]
-    fn a_spare_keeps_the_credential_and_can_be_changed() {
+    fn a_spare_keeps_the_credential_and_is_not_immutable() {
         let mut user = User::new("jane", UserSpec::default());
         user.metadata.uid = Some("u-1".into());
         let identifier = Identifier { kind: IdentifierKind::Username, text: "jane".into() };

@@ -13,7 +13,7 @@ use super::digest::random;
 /// Length of the key in bytes.
 pub const KEY_BYTES: usize = 32;
 
-/// Encrypts and decrypts with one key.
+/// Encrypts and decrypts secrets with one key.
 pub struct Sealer(LessSafeKey);
 
 impl Sealer {

@@ -1,7 +1,7 @@
-//! Keys that sign tokens, and their rotation. Pure.
+//! Keys that sign tokens, and their rotation. Pure logic.
 //!
-//! Replicas share the keys through a Secret. A new key is published before it signs, so that verifiers have fetched it by
-//! then. An old key is published until its last token has expired.
+//! Replicas share the keys through a Secret. A new key is published some time before it signs, so that verifiers have
+//! fetched it by then. An old key is published until its last token has expired.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -17,11 +17,11 @@ use rcgen::{KeyPair, PKCS_ECDSA_P256_SHA256, PKCS_RSA_SHA256, RsaKeySize};
 use serde_json::{Value, json};
 use zeroize::Zeroizing;
 
-/// Maximum lifetime of a token. RFC 8725 recommends short ones.
+/// Maximum lifetime of a token. RFC 8725 recommends short lifetimes.
 pub const MAX_TOKEN_LIFETIME: Duration = Duration::from_secs(3600);
 
-/// How long a new key is published before it signs. kube-apiserver fetches keys when it sees an unknown one, other verifiers
-/// every hour.
+/// How long a new key is published before it signs. kube-apiserver fetches the keys when it sees an unknown key ID,
+/// other verifiers every hour.
 const PROPAGATION: Duration = Duration::from_secs(2 * 3600);
 
 /// Algorithm of new keys (RFC 7518).
@@ -193,7 +193,7 @@ impl SigningKeys {
         let mut next = self.0[first..].to_vec();
         let is_due = next.last().is_none_or(|newest| newest.age(now) >= lifetime || newest.algorithm != algorithm);
         if is_due {
-            // Keys are stored by their second.
+            // Keys are stored under the second of their creation, so each needs a second of its own.
             let free = next.last().map_or(now, |newest| newest.created + Duration::from_secs(1));
             next.push(SigningKey::create(now.max(free), algorithm)?);
         }
@@ -239,7 +239,7 @@ mod tests {
     }
 
     #[test]
-    fn a_successor_is_published_before_it_signs_and_the_old_key_until_its_tokens_expire() {
+    fn a_successor_is_published_before_it_signs_and_the_old_key_until_its_tokens_have_expired() {
         let first = SigningKeys::create(start(), Es256).unwrap();
         let old = first.signer(start()).id.clone();
         assert!(first.rotated(start() + 29 * DAY, 30 * DAY, Es256).unwrap().is_none());

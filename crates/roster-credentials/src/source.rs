@@ -21,8 +21,9 @@ pub const KEYS: [&str; 2] = [PASSWORD_KEY, HASH_KEY];
 /// Content of a password Secret.
 #[derive(Debug)]
 pub enum Source {
+    /// A password hash.
     Hash(PasswordHash),
-    /// A password. A hash in the same Secret is ignored, because verifying it costs whatever its author chose.
+    /// A password. A hash in the same Secret is ignored, because its author chooses how much verifying it costs.
     Password(SecretString),
 }
 
@@ -77,8 +78,8 @@ pub fn read(secret: &Secret, user: &str, ceiling: Ceiling) -> Result<Source, Sou
     read_data(secret.data.as_ref().unwrap_or(&BTreeMap::new()), ceiling)
 }
 
-/// Reads the data of a password Secret. A password takes precedence over a hash, because the hash may be of an older
-/// password.
+/// Reads the data of a password Secret. A password takes precedence over a hash, because the hash may belong to an
+/// older password.
 ///
 /// # Errors
 /// If both are missing, or the one that is used is not acceptable.

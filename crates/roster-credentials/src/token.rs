@@ -6,16 +6,13 @@ use jiff::Timestamp;
 use jsonwebtoken::{Header, TokenData, Validation, decode, decode_header, encode};
 use serde::{Deserialize, Serialize};
 
-use super::digest::{hex, random};
 use super::signing::SigningKeys;
+use super::token_id::{LEEWAY, Session};
 
 /// Value of `amr` (RFC 8176) for a password.
 pub const PASSWORD: &str = "pwd";
 /// Value of `amr` for a one-time password.
 pub const ONE_TIME_PASSWORD: &str = "otp";
-
-/// Allowed clock skew between the replicas that issue and verify tokens, in seconds.
-const LEEWAY: u64 = 10;
 
 /// Claims of a token. Times are Unix times in seconds.
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
@@ -32,7 +29,7 @@ pub struct Claims {
     pub nbf: i64,
     /// Expiration.
     pub exp: i64,
-    /// Unique ID of the token.
+    /// Unique ID of the token, from [`TokenIds`](super::token_id::TokenIds).
     pub jti: String,
     /// Authentication methods (RFC 8176).
     pub amr: Vec<String>,
@@ -49,9 +46,15 @@ pub struct Claims {
     pub password_changed: i64,
 }
 
-/// Returns a unique token ID of 128 random bits.
-pub fn new_id() -> String {
-    hex(&random::<16>())
+impl Claims {
+    /// Returns the session that the token belongs to.
+    pub fn session(&self) -> Session {
+        Session {
+            expires: self.exp,
+            password_changed: self.password_changed,
+            has_second_factor: self.amr.iter().any(|method| method == ONE_TIME_PASSWORD),
+        }
+    }
 }
 
 /// Signs claims with the current key. `typ` is the type in the header.
@@ -109,7 +112,7 @@ mod tests {
             iat: now.as_second(),
             nbf: now.as_second(),
             exp: now.as_second() + 600,
-            jti: new_id(),
+            jti: "1".into(),
             amr: vec![PASSWORD.into()],
             preferred_username: "jane".into(),
             groups: vec!["engineers".into()],
@@ -173,7 +176,7 @@ mod tests {
 
     /// RFC 7515, appendix A.3: a signature with ES256, and its key.
     #[test]
-    fn the_vector_of_rfc_7515() {
+    fn the_test_vector_of_rfc_7515_verifies() {
         let key = json!({"kty": "EC", "crv": "P-256",
             "x": "f83OJ3D2xF1Bg8vub9tLe1gHMzV76e8Tus9uPHvRVEU",
             "y": "x_FEzRu9m36HLN_tue659LNpXW6pCyStikYjKIWI5a0"});

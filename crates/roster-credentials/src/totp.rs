@@ -22,7 +22,7 @@ const ALPHABET: &[u8; 32] = b"abcdefghijklmnopqrstuvwxyz234567";
 /// Length of a recovery code without hyphens: 60 bits.
 const RECOVERY_CODE_LENGTH: usize = 12;
 
-/// Shared secret of the app and Roster: base32, sealed.
+/// Secret that the authenticator app and Roster share: base32, sealed.
 #[derive(Clone, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(transparent)]
 struct Seed(String);
@@ -39,7 +39,8 @@ impl Seed {
         Self(sealer.seal(&Zeroizing::new(Secret::generate().to_base32())))
     }
 
-    /// Accepts codes of one period before and after the current one, because clocks differ (RFC 6238, section 5.2).
+    /// Returns the TOTP of the seed, or `None` if the seed was sealed with another key. It also accepts codes of the
+    /// periods before and after the current one, because clocks differ (RFC 6238, section 5.2).
     fn totp(&self, sealer: &Sealer) -> Option<Totp> {
         let text = sealer.open(&self.0)?;
         Builder::new().with_secret(Secret::try_from_base32(text.as_str()).ok()?).build().ok()
@@ -93,7 +94,7 @@ impl SecondFactor {
         Some(codes)
     }
 
-    /// Returns whether a code of the app or a recovery code is valid, and invalidates it.
+    /// Returns whether a code of the app or a recovery code is valid. A valid code is invalidated.
     pub fn accept(&mut self, code: &str, sealer: &Sealer, now: Timestamp) -> bool {
         if let Some(step) = self.seed.step_of(code, sealer, now) {
             let is_unused = step > self.last_step;
@@ -144,7 +145,7 @@ mod tests {
     #[case(1_234_567_890, "005924")]
     #[case(2_000_000_000, "279037")]
     #[case(20_000_000_000, "353130")]
-    fn the_vectors_of_the_rfc(#[case] second: i64, #[case] code: &str) {
+    fn codes_match_the_test_vectors_of_rfc_6238(#[case] second: i64, #[case] code: &str) {
         assert_eq!(rfc().seed.step_of(code, &sealer(), at(second)), Some(u64::try_from(second).unwrap() / 30));
         assert_eq!(rfc().seed.step_of(code, &sealer(), at(second + 300)), None);
     }
@@ -164,7 +165,7 @@ mod tests {
         assert_eq!(factor.confirm("000000", &sealer(), at(59)), None);
         let codes = factor.confirm("287082", &sealer(), at(59)).unwrap();
         assert_eq!((codes.len(), factor.recovery_codes_left()), (10, 10));
-        assert!(!factor.accept("287082", &sealer(), at(59)), "the code that confirmed");
+        assert!(!factor.accept("287082", &sealer(), at(59)), "the code that confirmed the seed");
         assert!(factor.accept(&format!(" {}", codes[3].to_uppercase()), &sealer(), at(59)));
         assert!(!factor.accept(&codes[3], &sealer(), at(59)), "a recovery code is valid once");
         assert_eq!(factor.recovery_codes_left(), 9);

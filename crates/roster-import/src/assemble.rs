@@ -1,8 +1,10 @@
-//! Turns the content of a source into manifests: derives names, checks uniqueness, hashes and the rules of the CRDs.
+//! Turns the content of a source into manifests: derives names, and checks uniqueness, hashes and the rules of the
+//! CRDs.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use base64::prelude::{BASE64_STANDARD, Engine};
+use roster_api::SOURCE_ID_ANNOTATION;
 use roster_api::{API_VERSION, PASSWORD_SECRET_TYPE, USER_ANNOTATION, syntax};
 use roster_credentials::claim::fold;
 use roster_credentials::password::{self, PasswordError};
@@ -10,7 +12,8 @@ use roster_credentials::source::HASH_KEY;
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::{Map, Value, json};
 
-use super::draft::{Credential, GroupDraft, GroupRef, Input, Place, Rejected, SOURCE_ANNOTATION, SourceId, UserDraft};
+use super::contested::contested;
+use super::draft::{Credential, GroupDraft, GroupRef, Input, Place, Rejected, SourceId, UserDraft};
 use super::hashes::UnusableHash;
 use super::naming::{GroupNames, NameError, Reference};
 use super::rules::{Fault, Kind, Rules};
@@ -29,6 +32,8 @@ pub struct Options {
     pub no_groups: bool,
     /// Fields of a User's `spec` to skip.
     pub without: Vec<String>,
+    /// Names of the cluster's Groups that were imported before, by their identities in the source.
+    pub known_groups: BTreeMap<String, String>,
 }
 
 /// Result of [`assemble`].
@@ -40,13 +45,13 @@ pub struct Plan {
     pub rejected: Vec<Rejected>,
     /// Unusable hashes of users who are imported without a password.
     pub without_hash: Vec<Rejected>,
-    /// Groups that share their name with others in the source, and so get names with a suffix.
+    /// Groups whose names have a suffix, because several groups in the source have the same name.
     pub suffixed: Vec<Suffixed>,
     /// Groups of the source, whether or not the plan has an item for them.
     pub references: Vec<Reference>,
 }
 
-/// A Group whose name has a suffix, because several groups of the source have its name.
+/// A Group whose name has a suffix, because several groups in the source have the same name.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Suffixed {
     pub place: Place,
@@ -108,7 +113,7 @@ impl Secret {
 /// Validates the input and plans the objects to write.
 pub fn assemble(mut input: Input, options: &Options, rules: &Rules) -> Plan {
     refer_to_groups(&mut input, options);
-    let names = &GroupNames::of(&input);
+    let names = &GroupNames::of(&input, &options.known_groups);
     let (taken, without_hash, suffixed) = (Taken::default(), Vec::new(), Vec::new());
     let mut assembly = Assembly { options, rules, names, taken, rejected: input.rejected, without_hash, suffixed };
     let mut groups = BTreeMap::new();
@@ -118,8 +123,10 @@ pub fn assemble(mut input: Input, options: &Options, rules: &Rules) -> Plan {
         }
     }
     let mut users = BTreeMap::new();
-    for person in input.users {
+    let mut contested = contested(&input.users);
+    for (index, mut person) in input.users.into_iter().enumerate() {
         let (place, who) = (person.place, person.login().to_owned());
+        person.faults.extend(contested.remove(&index).into_iter().flatten());
         match assembly.user(person, &mut groups) {
             Ok(item) => drop(users.insert(item.name.clone(), item)),
             Err(faults) => assembly.reject(place, &who, faults),
@@ -136,7 +143,7 @@ pub fn assemble(mut input: Input, options: &Options, rules: &Rules) -> Plan {
     Plan { items, rejected, without_hash, suffixed, references: names.references() }
 }
 
-/// Replaces names of Groups in the specs by references, and skips what is not wanted.
+/// Moves the names of Groups from each `spec` into group references, and removes the fields in [`Options::without`].
 fn refer_to_groups(input: &mut Input, options: &Options) {
     for group in &mut input.groups {
         let names = take_names(&mut group.spec, "memberGroups");
@@ -155,7 +162,8 @@ fn refer_to_groups(input: &mut Input, options: &Options) {
     }
 }
 
-/// Takes a list of names out of a spec. An empty list stays, and one with other items, which the CRD rejects.
+/// Removes a list of names from a spec and returns it. Leaves an empty list in place, and a list with items that are
+/// not strings, which the CRD rejects.
 fn take_names(spec: &mut Map<String, Value>, field: &str) -> Vec<String> {
     let items = spec.get(field).and_then(Value::as_array);
     let names: Option<Vec<String>> =
@@ -167,7 +175,7 @@ fn take_names(spec: &mut Map<String, Value>, field: &str) -> Vec<String> {
     names
 }
 
-/// Names that earlier lines use.
+/// Names that earlier entries of the source have claimed.
 #[derive(Default)]
 struct Taken {
     /// Usernames and emails, case-folded. They share one namespace.
@@ -178,6 +186,21 @@ struct Taken {
     secrets: HashMap<(String, String), Place>,
     /// Groups by their identity in the source.
     groups: HashMap<SourceId, Place>,
+    /// Users by their identity in the source.
+    sources: HashMap<String, Place>,
+}
+
+/// Names and identifiers of a user.
+#[derive(Clone, Copy)]
+struct Claims<'a> {
+    place: Place,
+    /// `metadata.name`.
+    name: &'a str,
+    /// Username.
+    login: &'a str,
+    emails: &'a [String],
+    /// Identity in the source.
+    source: Option<&'a str>,
 }
 
 struct Assembly<'a> {
@@ -219,7 +242,7 @@ fn manifest(kind: Kind, name: &str, labels: Map<String, Value>, spec: Map<String
 }
 
 fn also(what: &str, place: Place) -> String {
-    format!("{what} is also in line {}", place.line)
+    format!("{what} is also on line {}", place.line)
 }
 
 impl Assembly<'_> {
@@ -264,7 +287,7 @@ impl Assembly<'_> {
         let derived_from = names::derived(name, &group.name);
         let mut object = manifest(Kind::Group, name, group.labels, group.spec);
         if let Some(id) = group.origin.as_deref().or(group.id.identifier()) {
-            object["metadata"]["annotations"] = json!({SOURCE_ANNOTATION: id});
+            object["metadata"]["annotations"] = json!({SOURCE_ID_ANNOTATION: id});
         }
         let faults = self.check(Kind::Group, &object);
         if !faults.is_empty() {
@@ -282,43 +305,49 @@ impl Assembly<'_> {
         let name = user_name(&mut person)?;
         self.set_groups(&mut person.spec, "groups", &person.groups)?;
         let secret = self.secret(&mut person, &name)?;
-        let emails = emails(&person.spec);
+        let emails = person.emails();
         let place = person.place;
-        let object = manifest(Kind::User, &name, person.labels, person.spec);
+        let mut object = manifest(Kind::User, &name, person.labels, person.spec);
+        if let Some(source) = &person.source {
+            object["metadata"]["annotations"] = json!({SOURCE_ID_ANNOTATION: source});
+        }
         let faults = self.check(Kind::User, &object);
         if !faults.is_empty() {
             return Err(faults);
         }
-        self.claim(place, &name, &login, &emails, secret.as_ref())?;
+        self.claim(
+            &Claims { place, name: &name, login: &login, emails: &emails, source: person.source.as_deref() },
+            secret.as_ref(),
+        )?;
         for group in &person.groups {
-            self.open(place, &group.id, groups);
+            self.accept_declared_members(place, &group.id, groups);
         }
         let derived_from = names::derived(&name, &login).filter(|_| is_derived);
         Ok(Item { place, kind: Kind::User, name, derived_from, object, secret })
     }
 
-    /// Creates the Group of a group that the source only refers to, and lets Groups accept members.
-    fn open(&mut self, place: Place, id: &SourceId, groups: &mut BTreeMap<String, Item>) {
+    /// Makes a Group accept declared members. Creates it first if the source only refers to it.
+    fn accept_declared_members(&mut self, place: Place, id: &SourceId, groups: &mut BTreeMap<String, Item>) {
         let names = self.names;
-        // A Group that was rejected is not created with other settings.
+        // A Group that was rejected must not be created with default settings instead.
         if !names.is_declared(id) && !self.taken.groups.contains_key(id) {
             let implied = self.group(GroupDraft::new(place, id.clone(), names.title(id)));
             groups.extend(implied.map(|item| (item.name.clone(), item)));
         }
         let item = names.name(id).ok().and_then(|name| groups.get_mut(name));
         if let Some(spec) = item.and_then(|item| item.object["spec"].as_object_mut()) {
-            // The memberships are declared in the Users. Only manifests of Roster set another value.
+            // Memberships are declared in the Users. Only Roster's own manifests set this field to another value.
             spec.entry("acceptDeclaredMembers").or_insert(true.into());
         }
     }
 
-    /// Sets a list of the `spec` to the names of Groups.
+    /// Sets a list field of the `spec` to the names of these Groups, without duplicates.
     fn set_groups(&self, spec: &mut Map<String, Value>, field: &str, groups: &[GroupRef]) -> Result<(), Faults> {
-        let mut names: Vec<Value> = Vec::new();
+        let (mut known, mut names) = (HashSet::new(), Vec::<Value>::new());
         for (index, group) in groups.iter().enumerate() {
             match self.names.name(&group.id) {
-                Ok(name) if names.iter().any(|known| known == name) => {}
-                Ok(name) => names.push(name.into()),
+                Ok(name) if known.insert(name) => names.push(name.into()),
+                Ok(_) => {}
                 Err(error) => {
                     let is_elsewhere = matches!(error, NameError::Taken { line: Some(_), .. });
                     let field = if is_elsewhere { format!("spec.{field}") } else { format!("spec.{field}[{index}]") };
@@ -332,7 +361,8 @@ impl Assembly<'_> {
         Ok(())
     }
 
-    /// Returns what the CRD and the API server's rules for metadata reject.
+    /// Validates an object against the CRD, and its name and labels against kube-apiserver's rules. Returns all
+    /// violations.
     fn check(&self, kind: Kind, object: &Value) -> Faults {
         let name = object["metadata"]["name"].as_str().unwrap_or_default();
         let mut faults = self.rules.check(kind, object);
@@ -351,8 +381,8 @@ impl Assembly<'_> {
         faults
     }
 
-    /// Returns the password Secret of a user who has a password. An unusable credential is a fault or, with
-    /// `without_unusable_hashes`, dropped.
+    /// Returns the user's password Secret, or `None` if the user has no password. An unusable credential is an error,
+    /// unless `without_unusable_hashes` is set: then it is dropped.
     fn secret(&mut self, person: &mut UserDraft, name: &str) -> Result<Option<Secret>, Faults> {
         let Some(credential) = person.credential.take() else { return Ok(None) };
         let content = match self.content(credential) {
@@ -390,15 +420,9 @@ impl Assembly<'_> {
         }
     }
 
-    /// Claims the names that only one User may have.
-    fn claim(
-        &mut self,
-        place: Place,
-        name: &str,
-        login: &str,
-        emails: &[String],
-        secret: Option<&Secret>,
-    ) -> Result<(), Faults> {
+    /// Claims what must be unique: username, emails, object name, identity in the source and password Secret.
+    fn claim(&mut self, claims: &Claims, secret: Option<&Secret>) -> Result<(), Faults> {
+        let Claims { place, name, login, emails, source } = *claims;
         let mut faults = Vec::new();
         let mut logins = BTreeMap::new();
         logins.insert(fold(login), ("spec.username", login));
@@ -409,6 +433,9 @@ impl Assembly<'_> {
             if let Some(other) = self.taken.logins.get(folded) {
                 faults.push(fault(field, also(text, *other)));
             }
+        }
+        if let Some((source, other)) = source.and_then(|source| self.taken.sources.get_key_value(source)) {
+            faults.push(fault("metadata.annotations", also(source, *other)));
         }
         if let Some(other) = self.taken.users.get(name).filter(|_| faults.is_empty()) {
             faults.push(fault("metadata.name", also(&format!("another username whose object is {name}"), *other)));
@@ -422,6 +449,7 @@ impl Assembly<'_> {
         }
         self.taken.logins.extend(logins.into_keys().map(|login| (login, place)));
         self.taken.users.insert(name.to_owned(), place);
+        self.taken.sources.extend(source.map(|source| (source.to_owned(), place)));
         self.taken.secrets.extend(reference.map(|reference| (reference, place)));
         Ok(())
     }
@@ -441,29 +469,25 @@ fn remove(fields: &mut Map<String, Value>, path: &str) {
     }
 }
 
-/// Returns the name of the object: the given one, or one derived from the username. Removes a username that equals it.
+/// Returns the name of the object: the given one, or one derived from the username. Removes `spec.username` if it
+/// equals the derived name.
 fn user_name(person: &mut UserDraft) -> Result<String, Faults> {
     let login = person.login().to_owned();
     if login.is_empty() {
         return Err(vec![fault("spec.username", "is required")]);
     }
     if names::is_reserved(&login) {
-        return Err(vec![fault("spec.username", "names with the prefix system: belong to Kubernetes and are refused")]);
+        return Err(vec![fault("spec.username", "names with the prefix system: are reserved for Kubernetes")]);
     }
     if let Some(name) = &person.name {
         return Ok(name.clone());
     }
-    let no_letter = "must contain a letter or digit to derive the name of the object from; or set the field name";
+    let no_letter = "must contain a letter or digit, because the object name is derived from it; or set the field name";
     let name = names::object_name(&login).ok_or_else(|| vec![fault("spec.username", no_letter)])?;
     if name == login {
         person.spec.remove("username");
     }
     Ok(name)
-}
-
-fn emails(spec: &Map<String, Value>) -> Vec<String> {
-    let more = spec.get("additionalEmails").and_then(Value::as_array).into_iter().flatten();
-    spec.get("email").into_iter().chain(more).filter_map(|email| email.as_str().map(str::to_owned)).collect()
 }
 
 #[cfg(test)]

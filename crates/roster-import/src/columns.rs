@@ -123,7 +123,7 @@ fn text(value: &Value) -> String {
     value.as_str().map_or_else(|| value.to_string(), str::to_owned)
 }
 
-/// Formats a value such that [`scalar`] reads it back: text that looks like a number or begins with a quote is quoted.
+/// Formats a value so that [`scalar`] reads it back: text that looks like a number or begins with a quote is quoted.
 fn quoted(value: &Value) -> String {
     match value {
         Value::String(text) if text.parse::<i64>().is_ok() || text.starts_with('"') => value.to_string(),
@@ -168,7 +168,7 @@ pub(super) fn join(items: impl Iterator<Item = String>) -> String {
     items.map(|item| item.replace('\\', "\\\\").replace(';', "\\;")).collect::<Vec<_>>().join(";")
 }
 
-/// Splits what [`join`] joined.
+/// Splits a cell that [`join`] wrote.
 pub(super) fn split(cell: &str) -> Vec<String> {
     let (mut items, mut item, mut escaped) = (Vec::new(), String::new(), false);
     for c in cell.chars() {

@@ -1,22 +1,23 @@
-//! Objects of the cluster that have the name of a planned one but stand for another user or group.
+//! Detects existing objects that have the name of a planned object but represent a different user or group.
 //!
-//! Names of objects are derived from names in the source, and different names can result in the same one: `Admins*` and
-//! `admins`. Applying the plan would put the members of one group into the other, or give the names of one person to
-//! another.
+//! Names of objects are derived from names in the source, and different names can result in the same object name, such
+//! as `Admins*` and `admins`. Applying the plan would then add the members of one group to another, or give one
+//! person's username and emails to another.
 
 use std::collections::HashMap;
 use std::fmt;
 
+use roster_api::SOURCE_ID_ANNOTATION;
 use serde_json::Value;
 
 use super::assemble::{Item, Plan};
-use super::draft::{Place, SOURCE_ANNOTATION};
+use super::draft::Place;
 use super::rules::Kind;
 
-/// An existing object that a planned one must not replace.
+/// An existing object that a planned one must not overwrite.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Conflict {
-    /// Where the source has the planned object.
+    /// Position of the planned object in the source.
     pub place: Place,
     kind: Kind,
     /// Name of both objects.
@@ -26,11 +27,13 @@ pub struct Conflict {
 
 #[derive(Clone, Debug, Eq, PartialEq)]
 enum Difference {
-    /// They come from different groups of a source.
+    /// The existing and the planned object come from different users or groups of a source.
     Source { existing: String, planned: String },
-    /// They are the same group, and the planned one has another name.
+    /// The existing Group has no identity, so only its name suggests that it is the group of the source.
+    Unidentified { planned: String },
+    /// The existing and the planned Group come from the same group, but the planned one has another name.
     Name { source: String, planned: String },
-    /// They have different titles.
+    /// The existing and the planned object have different titles.
     Title { existing: String, planned: String },
 }
 
@@ -41,12 +44,17 @@ impl fmt::Display for Conflict {
             (Difference::Source { existing, planned }, _) => write!(
                 f,
                 "{kind} {name} already exists for {existing}, and this import would use it for {planned}: rename one of them in \
-                 the source, or delete the {kind}; if both are the same, set its annotation {SOURCE_ANNOTATION} to {planned}"
+                 the source, or delete the {kind}; if both are the same, set its annotation {SOURCE_ID_ANNOTATION} to {planned}"
+            ),
+            (Difference::Unidentified { planned }, _) => write!(
+                f,
+                "{kind} {name} already exists without the annotation {SOURCE_ID_ANNOTATION}, and this import would use it for \
+                 {planned}: rename one of them, or delete the {kind}; if both are the same, set the annotation to {planned}"
             ),
             (Difference::Name { source, planned }, _) => write!(
                 f,
-                "{kind} {name} already exists for {source}, and this import would use {planned} for it, which has none of its \
-                 roles: delete {kind} {name}, or remove its annotation {SOURCE_ANNOTATION}"
+                "{kind} {name} already exists for {source}, and this import would use {planned} instead, which has none of \
+                 the roles of {name}: delete {kind} {name}, or remove its annotation {SOURCE_ID_ANNOTATION}"
             ),
             (Difference::Title { existing, planned }, Kind::Group) => write!(
                 f,
@@ -62,19 +70,20 @@ impl fmt::Display for Conflict {
     }
 }
 
-/// What the plan says about one object.
+/// A planned object, or a Group that the plan refers to.
 struct Planned<'a> {
     place: Place,
     /// Name in the source, if the name of the object was derived from it.
     derived_from: Option<&'a str>,
-    /// Title that the object gets.
+    /// Title of the planned object: `displayName` of a Group, `username` of a User.
     title: Option<&'a str>,
-    /// Identity of the group in the source.
+    /// Identity of the user or group in the source.
     source: Option<&'a str>,
 }
 
-/// The planned objects, and the Groups that they refer to.
+/// Finds the conflicts between a plan and the objects of the cluster.
 pub struct Conflicts<'a> {
+    /// Planned objects, and the Groups that they refer to.
     planned: HashMap<(Kind, &'a str), Planned<'a>>,
     /// Names of Groups by their identity in the source.
     by_source: HashMap<&'a str, &'a str>,
@@ -82,9 +91,9 @@ pub struct Conflicts<'a> {
 }
 
 impl<'a> Conflicts<'a> {
-    /// Returns the plan, before any object of the cluster is known.
+    /// Indexes the plan. Existing objects are added by [`Conflicts::existing`].
     pub fn new(plan: &'a Plan) -> Self {
-        // Users refer to Groups that the plan does not create: with --no-groups, and if the group was rejected.
+        // Users can refer to Groups that the plan does not create: with --no-groups, or if the Group was rejected.
         let references = plan.references.iter().map(|group| {
             let (derived_from, source) = (group.derived_from.as_deref(), group.source.as_deref());
             ((Kind::Group, &*group.name), Planned { place: group.place, derived_from, title: None, source })
@@ -94,7 +103,7 @@ impl<'a> Conflicts<'a> {
         Self { planned: references.chain(items).collect(), by_source: sources.collect(), found: Vec::new() }
     }
 
-    /// Takes an object of the cluster into account. `source` is the annotation [`SOURCE_ANNOTATION`].
+    /// Compares an existing object with the plan. `source` is the value of the annotation [`SOURCE_ID_ANNOTATION`].
     pub fn existing(&mut self, kind: Kind, name: &str, source: Option<&str>, spec: &Value) {
         let renamed = source.filter(|_| kind == Kind::Group).and_then(|source| self.by_source.get_key_value(source));
         if let Some((source, planned)) = renamed.filter(|(_, planned)| **planned != name) {
@@ -115,7 +124,7 @@ impl<'a> Conflicts<'a> {
     }
 }
 
-/// Field with the title of an object.
+/// Returns the field that contains the title of an object.
 fn title_field(kind: Kind) -> &'static str {
     match kind {
         Kind::Group => "displayName",
@@ -128,7 +137,7 @@ fn planned(item: &Item) -> Planned<'_> {
         place: item.place,
         derived_from: item.derived_from.as_deref(),
         title: item.object["spec"][title_field(item.kind)].as_str(),
-        source: item.object["metadata"]["annotations"][SOURCE_ANNOTATION].as_str(),
+        source: item.object["metadata"]["annotations"][SOURCE_ID_ANNOTATION].as_str(),
     }
 }
 
@@ -137,7 +146,11 @@ fn difference(planned: &Planned, kind: Kind, name: &str, source: Option<&str>, s
         let (existing, planned) = (existing.to_owned(), planned.to_owned());
         return (existing != planned).then_some(Difference::Source { existing, planned });
     }
-    // A name that was not derived is the name of the object.
+    // Anyone who may create groups in the source can choose their names. Existing Users require consent instead.
+    if let (Kind::Group, None, Some(planned)) = (kind, source, planned.source) {
+        return Some(Difference::Unidentified { planned: planned.to_owned() });
+    }
+    // A name that was not derived from another one can't be ambiguous.
     let title = planned.derived_from?;
     let existing = spec[title_field(kind)].as_str().unwrap_or(name);
     let is_same = |title: &str| title.to_lowercase() == existing.to_lowercase();
@@ -161,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn case_a19_groups_that_are_not_created_count_as_well() {
+    fn case_a19_groups_that_are_not_created_can_conflict_too() {
         let (rules, text) = (Rules::default(), b"username,groups\nada,Admins*\n");
         let source = Source { main: text.to_vec(), ..Source::default() };
         let options = Options { no_groups: true, ..Options::default() };
@@ -210,7 +223,7 @@ mod tests {
     }
 
     #[test]
-    fn the_name_of_the_group_is_no_conflict() {
+    fn a_group_with_the_same_name_is_not_a_conflict() {
         for title in ["admins", "Admins"] {
             let plan = plan(Format::Csv, &format!("username,groups\nada,{title}\n"));
             assert_eq!(conflicts(&plan, Kind::Group, "admins", None, &json!({"displayName": "The admins"})), [""; 0]);
@@ -228,9 +241,41 @@ mod tests {
         let plan = plan(Format::Ldif, ldif);
         let with = |source| conflicts(&plan, Kind::Group, "admins", source, &json!({}));
         assert_eq!(with(Some("ldap:cn=admins,ou=a,dc=x")), [""; 0]);
-        assert_eq!(with(None), [""; 0]);
         let found = with(Some("ldap:cn=admins,ou=b,dc=x"));
         assert!(found[0].starts_with("Group admins already exists for ldap:cn=admins,ou=b,dc=x, and"), "{found:?}");
+    }
+
+    #[test]
+    fn a_group_without_an_identity_is_not_recognized_by_its_name() {
+        let ldif = "dn: uid=ada,dc=x\nobjectClass: person\nuid: ada\nmemberOf: cn=Admins,ou=a,dc=x\n";
+        for no_groups in [false, true] {
+            let (rules, source) = (Rules::default(), Source { main: ldif.into(), ..Source::default() });
+            let options = Options { no_groups, ..Options::default() };
+            let plan = assemble(read(Format::Ldif, &source, &rules), &options, &rules);
+            for spec in [json!({}), json!({"displayName": "Admins"})] {
+                let found = conflicts(&plan, Kind::Group, "admins", None, &spec);
+                assert_eq!(
+                    found,
+                    [
+                        "Group admins already exists without the annotation roster.dev/source-id, and this import would use it \
+                         for ldap:cn=admins,ou=a,dc=x: rename one of them, or delete the Group; if both are the same, set the \
+                         annotation to ldap:cn=admins,ou=a,dc=x"
+                    ]
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn a_user_of_another_source_is_a_conflict() {
+        let ldif = "dn: uid=admin,ou=b,dc=x\nobjectClass: person\nuid: admin\n";
+        let plan = plan(Format::Ldif, ldif);
+        let with = |source| conflicts(&plan, Kind::User, "admin", source, &json!({}));
+        assert_eq!(with(Some("ldap:uid=admin,ou=b,dc=x")), [""; 0]);
+        // This requires consent.
+        assert_eq!(with(None), [""; 0]);
+        let found = with(Some("ldap:uid=admin,ou=a,dc=x"));
+        assert!(found[0].starts_with("User admin already exists for ldap:uid=admin,ou=a,dc=x, and this"), "{found:?}");
     }
 
     #[test]

@@ -1,36 +1,57 @@
-//! Existing Users that an import would let into a Group, or make administrators.
+//! Detects existing Users that an import would add to a Group, make administrators or hand over to someone else, and new
+//! Users that it would make administrators.
 //!
-//! A Group that accepts declared members takes in every User that names it in `spec.groups` or carries labels that it
-//! selects. Anyone who may write Users could have prepared one before the import creates the Group. They could also have
-//! created a User that the import names, with credentials of their own.
+//! If a Group accepts declared members, every User that names it in `spec.groups` or has labels that it selects becomes
+//! a member. Anyone who may write Users could have created such a User before the import creates the Group. They could
+//! also have created a User with the name of an imported one, with credentials that only they know.
+//!
+//! The reverse is possible, too: anyone who may register in the source can choose the name of an existing User, which
+//! holds roles, and would get it with a password of their own. So only the User that was imported from the same identity
+//! gets further credentials.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::fmt;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use kube::core::{Selector, SelectorExt};
+use roster_api::SOURCE_ID_ANNOTATION;
 use serde::Deserialize;
 use serde_json::Value;
 
 use super::assemble::{Item, Plan};
+use super::control;
 use super::draft::Place;
 use super::rules::Kind;
 
-/// Names that are kept for each Group. The others are counted.
-const NAMED: usize = 10;
+/// Maximum number of Users that are reported by name, for each Group and, in total, for promotions. Further ones are
+/// only counted.
+const MAX_NAMED: usize = 10;
 
 /// Groups of a plan, and the existing Users that they would accept.
 pub struct Consent<'a> {
-    groups: BTreeMap<&'a str, Opening<'a>>,
-    /// Those of them that have a selector.
+    groups: BTreeMap<&'a str, PlannedGroup<'a>>,
+    /// Groups of the plan that have a selector.
     selecting: BTreeSet<&'a str>,
-    /// Groups that only the cluster has, if they select Users by labels.
+    /// Groups that are not in the plan, exist in the cluster, and have a selector.
     selecting_elsewhere: BTreeMap<String, Acceptance>,
-    /// Groups whose `members` the plan adds a User to, by the User's name.
+    /// Groups of the plan that newly list a User in `members` or `memberships`, by the name or username in the list.
     listed: HashMap<&'a str, BTreeSet<&'a str>>,
     /// Users of the plan, by name.
     people: HashMap<&'a str, &'a Item>,
+    /// Names of the Users of the plan that exist.
+    existing: HashSet<&'a str>,
     promotions: Promotions,
+}
+
+/// What an import must not do without consent.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Findings {
+    /// Groups that would accept existing Users, sorted by name.
+    pub admitted: Vec<Admitted>,
+    /// Existing Users that would gain something or change hands.
+    pub promotions: Promotions,
+    /// Users that do not exist yet and would be administrators.
+    pub administrators: Vec<Administrator>,
 }
 
 /// A User of the cluster.
@@ -42,31 +63,71 @@ pub struct ExistingUser<'a> {
     pub labels: &'a BTreeMap<String, String>,
     /// `spec`.
     pub spec: &'a Value,
+    /// Value of the annotation [`SOURCE_ID_ANNOTATION`].
+    pub source: Option<&'a str>,
+    /// Fields of `spec` that earlier imports applied, as a `fieldsV1` of `managedFields`; JSON null if there are none.
+    pub owned: &'a Value,
+    /// Whether the plan has a password Secret for the User that does not exist or has other content.
+    pub gets_password: bool,
 }
 
-/// Existing Users that the plan gives further Groups or `spec.admin`.
+/// Existing Users that the plan adds to Groups, makes administrators or hands over.
 ///
-/// It does not matter who wrote the User before. A field manager, a label or an annotation can be chosen by anyone who may
-/// write Users, and an import applies Users that it gives nothing, too.
+/// It does not matter who created the User. Field managers, labels and annotations prove nothing, because anyone who
+/// may write Users can choose them. Nor does an earlier import of the User: if it granted nothing, it needed no
+/// consent.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Promotions {
-    /// The first of them.
+    /// The first ones, at most `MAX_NAMED`. Users that no import has written come first, because they are the likely
+    /// victims if many Users of earlier imports are among them.
     pub first: Vec<Promotion>,
-    /// Number of all of them.
+    /// Total number.
     pub count: usize,
 }
 
-/// One of them.
-#[derive(Clone, Debug, Eq, PartialEq)]
+/// An existing User that the plan adds to Groups, makes an administrator or hands over.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Promotion {
-    /// Where the source says so.
+    /// Position of the User or Group in the source.
     pub place: Place,
     /// Name of the User.
     pub user: String,
-    /// Groups that it would newly be in.
+    /// Groups of which the User would become a member.
     pub groups: Vec<String>,
-    /// Whether it would newly have `spec.admin`.
+    /// Whether the plan sets `spec.admin`, which the User does not have yet.
     pub is_admin: bool,
+    /// Whether the plan replaces the password.
+    pub gets_password: bool,
+    /// Fields of `spec` that the plan changes and that give someone control of the User.
+    pub fields: Vec<String>,
+    /// Identity in the source that the User would belong to, and does not belong to yet.
+    pub source: Option<String>,
+    /// Whether an earlier import has written the User.
+    pub is_imported: bool,
+}
+
+/// A User that does not exist yet and would be an administrator.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Administrator {
+    /// Position of the User in the source.
+    pub place: Place,
+    /// Name of the User.
+    pub user: String,
+}
+
+impl fmt::Display for Administrator {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "User {} does not exist yet, and this import would create it with spec.admin", self.user)
+    }
+}
+
+/// Returns the items as `a, b and c`.
+fn listed(items: &[String]) -> String {
+    match items {
+        [] => String::new(),
+        [one] => one.clone(),
+        [first @ .., last] => format!("{} and {last}", first.join(", ")),
+    }
 }
 
 impl fmt::Display for Promotion {
@@ -74,27 +135,35 @@ impl fmt::Display for Promotion {
         let mut gains = Vec::new();
         match &self.groups[..] {
             [] => {}
-            [group] => gains.push(format!("put it into Group {group}")),
-            [first @ .., last] => gains.push(format!("put it into the Groups {} and {last}", first.join(", "))),
+            [group] => gains.push(format!("add it to Group {group}")),
+            groups => gains.push(format!("add it to the Groups {}", listed(groups))),
         }
         if self.is_admin {
             gains.push("set spec.admin".to_owned());
         }
-        let (user, gains) = (&self.user, gains.join(" and "));
+        if self.gets_password {
+            gains.push("set its password".to_owned());
+        }
+        if !self.fields.is_empty() {
+            let fields: Vec<String> = self.fields.iter().map(|field| format!("spec.{field}")).collect();
+            gains.push(format!("change {}", listed(&fields)));
+        }
+        gains.extend(self.source.as_ref().map(|source| format!("give it to {source}")));
+        let (user, gains) = (&self.user, listed(&gains));
         write!(f, "User {user} already exists, and this import would {gains}")
     }
 }
 
-/// Existing Users that a Group would accept and that the plan does not put into it.
+/// Existing Users that a Group would accept although the plan does not add them to it.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Admitted {
-    /// Where the Group stands in the source.
+    /// Position of the Group in the source.
     pub place: Place,
     /// Name of the Group.
     pub group: String,
-    /// Names of the first of them.
+    /// Names of the first Users, at most `MAX_NAMED`.
     pub users: Vec<String>,
-    /// Number of all of them.
+    /// Total number of Users.
     pub count: usize,
 }
 
@@ -104,7 +173,7 @@ impl fmt::Display for Admitted {
         let existing = if count == 1 { "User" } else { "Users" };
         write!(
             f,
-            "Group {group} would accept {count} existing {existing} that this import does not put into it: {users}"
+            "Group {group} would accept {count} existing {existing} that this import does not add to it: {users}"
         )?;
         match count - self.users.len() {
             0 => Ok(()),
@@ -113,25 +182,25 @@ impl fmt::Display for Admitted {
     }
 }
 
-struct Opening<'a> {
+struct PlannedGroup<'a> {
     item: &'a Item,
     before: Acceptance,
     after: Acceptance,
     admitted: Admitted,
 }
 
-impl Opening<'_> {
-    /// Whether the Group accepts the User, with these labels and this `spec`, and did not before.
-    fn opens_to(&self, user: &ExistingUser, labels: &BTreeMap<String, String>, spec: &Value) -> bool {
+impl PlannedGroup<'_> {
+    /// Returns whether the Group would accept the User with these labels and this `spec`, and does not accept it yet.
+    fn newly_accepts(&self, user: &ExistingUser, labels: &BTreeMap<String, String>, spec: &Value) -> bool {
         let group = &self.item.name;
-        self.after.takes(group, labels, spec) && !self.before.takes(group, user.labels, user.spec)
+        self.after.accepts(group, labels, spec) && !self.before.accepts(group, user.labels, user.spec)
     }
 }
 
-/// Which declared members a Group accepts.
+/// Condition under which a Group accepts declared members.
 #[derive(Default)]
 struct Acceptance {
-    is_open: bool,
+    accepts_declared: bool,
     selector: Option<Selector>,
 }
 
@@ -139,23 +208,23 @@ impl Acceptance {
     fn of(spec: &Value) -> Self {
         let selector = LabelSelector::deserialize(&spec["memberSelector"]).ok();
         Self {
-            is_open: spec["acceptDeclaredMembers"] == true,
+            accepts_declared: spec["acceptDeclaredMembers"] == true,
             selector: selector.and_then(|selector| selector.try_into().ok()),
         }
     }
 
-    fn takes(&self, group: &str, labels: &BTreeMap<String, String>, spec: &Value) -> bool {
+    fn accepts(&self, group: &str, labels: &BTreeMap<String, String>, spec: &Value) -> bool {
         let selects = || self.selector.as_ref().is_some_and(|selector| selector.matches(labels));
-        self.is_open && (names(spec, group) || selects())
+        self.accepts_declared && (names(spec, group) || selects())
     }
 }
 
-/// Whether a User's `spec` names the Group.
+/// Returns whether a User's `spec.groups` contains the Group.
 fn names(spec: &Value, group: &str) -> bool {
     spec["groups"].as_array().is_some_and(|groups| groups.iter().any(|name| name == group))
 }
 
-/// Users that a Group's `spec` lists in `members` or `memberships`.
+/// Returns the Users that a Group's `spec` lists in `members` or `memberships`.
 fn members(spec: &Value) -> impl Iterator<Item = &str> {
     let items = |field: &str| spec[field].as_array().into_iter().flatten();
     let limited = items("memberships").map(|membership| &membership["user"]);
@@ -167,32 +236,34 @@ fn labels(object: &Value) -> BTreeMap<String, String> {
 }
 
 impl<'a> Consent<'a> {
-    /// What the plan says. Until [`Consent::existing_group`] says otherwise, none of its Groups exists.
+    /// Indexes the plan. A Group counts as new until it is passed to [`Consent::existing_group`].
     pub fn new(plan: &'a Plan) -> Self {
         let (groups, people): (Vec<_>, Vec<_>) = plan.items.iter().partition(|item| item.kind == Kind::Group);
-        let groups: BTreeMap<&str, Opening> = groups
+        let groups: BTreeMap<&str, PlannedGroup> = groups
             .into_iter()
             .map(|item| {
                 let admitted = Admitted { place: item.place, group: item.name.clone(), users: Vec::new(), count: 0 };
                 let after = Acceptance::of(&item.object["spec"]);
-                (&*item.name, Opening { item, before: Acceptance::default(), after, admitted })
+                (&*item.name, PlannedGroup { item, before: Acceptance::default(), after, admitted })
             })
             .collect();
-        let selecting = groups.iter().filter(|(_, opening)| opening.after.selector.is_some()).map(|(name, _)| *name);
+        let selecting =
+            groups.iter().filter(|(_, planned_group)| planned_group.after.selector.is_some()).map(|(name, _)| *name);
         let mut listed: HashMap<&str, BTreeSet<&str>> = HashMap::new();
-        for (name, opening) in &groups {
-            for member in members(&opening.item.object["spec"]) {
+        for (name, planned_group) in &groups {
+            for member in members(&planned_group.item.object["spec"]) {
                 listed.entry(member).or_default().insert(name);
             }
         }
         let people = people.into_iter().map(|item| (&*item.name, item)).collect();
         let (selecting, selecting_elsewhere) = (selecting.collect(), BTreeMap::new());
-        Self { groups, selecting, selecting_elsewhere, listed, people, promotions: Promotions::default() }
+        let (existing, promotions) = (HashSet::new(), Promotions::default());
+        Self { groups, selecting, selecting_elsewhere, listed, people, existing, promotions }
     }
 
-    /// Takes a Group of the cluster into account. Fields that the manifest does not name keep their values there.
+    /// Adds a Group of the cluster. Fields that the manifest does not set keep their existing values.
     pub fn existing_group(&mut self, name: &str, spec: &Value) {
-        let Some(opening) = self.groups.get_mut(name) else {
+        let Some(planned_group) = self.groups.get_mut(name) else {
             let acceptance = Acceptance::of(spec);
             if acceptance.selector.is_some() {
                 self.selecting_elsewhere.insert(name.to_owned(), acceptance);
@@ -204,43 +275,45 @@ impl<'a> Consent<'a> {
                 groups.remove(name);
             }
         }
-        let wanted = &opening.item.object["spec"];
-        opening.before = Acceptance::of(spec);
+        let wanted = &planned_group.item.object["spec"];
+        planned_group.before = Acceptance::of(spec);
         if wanted.get("acceptDeclaredMembers").is_none() {
-            opening.after.is_open = opening.before.is_open;
+            planned_group.after.accepts_declared = planned_group.before.accepts_declared;
         }
         if wanted.get("memberSelector").is_none() {
-            opening.after.selector.clone_from(&opening.before.selector);
+            planned_group.after.selector.clone_from(&planned_group.before.selector);
         }
-        if opening.after.selector.is_some() {
-            self.selecting.insert(&opening.item.name);
+        if planned_group.after.selector.is_some() {
+            self.selecting.insert(&planned_group.item.name);
         }
     }
 
-    /// Takes a User of the cluster into account. Call it after all Groups are known.
+    /// Checks a User of the cluster. Call this after all existing Groups have been added.
     pub fn existing_user(&mut self, user: &ExistingUser) {
+        self.existing.extend(self.people.get_key_value(user.name).map(|(name, _)| *name));
         self.admit(user);
         self.promote(user);
     }
 
-    /// Notes the Groups that would accept the User although the plan does not put it into them.
+    /// Records the Groups that would accept the User although the plan does not add it to them.
     fn admit(&mut self, user: &ExistingUser) {
         let planned = self.people.get(user.name).map(|item| &item.object);
         let named = user.spec["groups"].as_array().into_iter().flatten().filter_map(Value::as_str);
         for group in named.chain(self.selecting.iter().copied()).collect::<BTreeSet<_>>() {
-            let Some(opening) = self.groups.get_mut(group) else { continue };
-            let is_new = opening.opens_to(user, user.labels, user.spec);
-            let is_planned = || planned.is_some_and(|user| opening.after.takes(group, &labels(user), &user["spec"]));
+            let Some(planned_group) = self.groups.get_mut(group) else { continue };
+            let is_new = planned_group.newly_accepts(user, user.labels, user.spec);
+            let is_planned =
+                || planned.is_some_and(|user| planned_group.after.accepts(group, &labels(user), &user["spec"]));
             if is_new && !is_planned() {
-                opening.admitted.count += 1;
-                if opening.admitted.users.len() < NAMED {
-                    opening.admitted.users.push(user.name.to_owned());
+                planned_group.admitted.count += 1;
+                if planned_group.admitted.users.len() < MAX_NAMED {
+                    planned_group.admitted.users.push(user.name.to_owned());
                 }
             }
         }
     }
 
-    /// Notes what the plan gives to the User.
+    /// Records what the plan would newly give to the User, and to whom it would give control of the User.
     fn promote(&mut self, user: &ExistingUser) {
         let planned = self.people.get(user.name).copied();
         let listed = self
@@ -253,20 +326,20 @@ impl<'a> Consent<'a> {
             groups.extend(self.gained(user, &item.object));
         }
         let is_admin = planned.is_some_and(|item| item.object["spec"]["admin"] == true) && user.spec["admin"] != true;
-        if groups.is_empty() && !is_admin {
+        let handover = planned.map(|item| handover(user, &item.object)).unwrap_or_default();
+        if groups.is_empty() && !is_admin && handover == Promotion::default() {
             return;
         }
-        let group = || groups.first().and_then(|group| self.groups.get(group)).map(|opening| opening.item);
+        let group = || groups.first().and_then(|group| self.groups.get(group)).map(|planned_group| planned_group.item);
         let Some(item) = planned.or_else(group) else { return };
         let groups = groups.into_iter().map(str::to_owned).collect();
-        let promotion = Promotion { place: item.place, user: user.name.to_owned(), groups, is_admin };
-        self.promotions.count += 1;
-        if self.promotions.first.len() < NAMED {
-            self.promotions.first.push(promotion);
-        }
+        let is_imported = !user.owned.is_null();
+        let promotion =
+            Promotion { place: item.place, user: user.name.to_owned(), groups, is_admin, is_imported, ..handover };
+        self.promotions.add(promotion);
     }
 
-    /// Groups that the manifest of an existing User newly names or that newly accept it.
+    /// Returns the Groups that the manifest of an existing User newly names, or that would newly accept the User.
     fn gained<'b>(&'b self, user: &'b ExistingUser, manifest: &'b Value) -> Vec<&'b str> {
         let mut labels = labels(manifest);
         for (key, value) in user.labels {
@@ -275,20 +348,65 @@ impl<'a> Consent<'a> {
         let spec = if manifest["spec"].get("groups").is_some() { &manifest["spec"] } else { user.spec };
         let named = spec["groups"].as_array().into_iter().flatten().filter_map(Value::as_str);
         let named = named.filter(|group| {
-            let opens = || self.groups.get(group).is_some_and(|opening| opening.opens_to(user, &labels, spec));
-            !names(user.spec, group) || opens()
+            let is_gained =
+                || self.groups.get(group).is_some_and(|planned_group| planned_group.newly_accepts(user, &labels, spec));
+            !names(user.spec, group) || is_gained()
         });
-        let selecting = self.selecting.iter().filter(|name| self.groups[*name].opens_to(user, &labels, spec));
+        let selecting = self.selecting.iter().filter(|name| self.groups[*name].newly_accepts(user, &labels, spec));
         let elsewhere = self.selecting_elsewhere.iter().filter(|(name, acceptance)| {
-            acceptance.takes(name, &labels, spec) && !acceptance.takes(name, user.labels, user.spec)
+            acceptance.accepts(name, &labels, spec) && !acceptance.accepts(name, user.labels, user.spec)
         });
         named.chain(selecting.copied()).chain(elsewhere.map(|(name, _)| &**name)).collect()
     }
 
-    /// The Groups that would accept existing Users, by name, and the existing Users that would gain groups or roles.
-    pub fn finish(self) -> (Vec<Admitted>, Promotions) {
-        let admitted = self.groups.into_values().map(|opening| opening.admitted);
-        (admitted.filter(|admitted| admitted.count > 0).collect(), self.promotions)
+    /// Returns what requires consent.
+    pub fn finish(self) -> Findings {
+        let admitted = self.groups.into_values().map(|planned_group| planned_group.admitted);
+        let is_new = |item: &&&Item| item.object["spec"]["admin"] == true && !self.existing.contains(&*item.name);
+        let administrators = self.people.values().filter(is_new);
+        let mut administrators: Vec<Administrator> =
+            administrators.map(|item| Administrator { place: item.place, user: item.name.clone() }).collect();
+        administrators.sort_by_key(|administrator| administrator.place);
+        Findings {
+            admitted: admitted.filter(|admitted| admitted.count > 0).collect(),
+            promotions: self.promotions,
+            administrators,
+        }
+    }
+}
+
+impl Promotions {
+    fn add(&mut self, promotion: Promotion) {
+        self.count += 1;
+        if self.first.len() < MAX_NAMED {
+            self.first.push(promotion);
+        } else if !promotion.is_imported
+            && let Some(imported) = self.first.iter_mut().rfind(|promotion| promotion.is_imported)
+        {
+            *imported = promotion;
+        }
+    }
+}
+
+/// Returns whether a User of the plan has a password or other fields that would give someone control of an existing
+/// User.
+pub fn gives_control(item: &Item) -> bool {
+    item.secret.is_some() || !control::changed(&item.name, &Value::Null, &item.object["spec"], &Value::Null).is_empty()
+}
+
+/// Returns what gives control of an existing User to the person in the source. That person has control already if the
+/// User was imported from the same identity, and then may change what earlier imports have set.
+fn handover(user: &ExistingUser, manifest: &Value) -> Promotion {
+    let source = manifest["metadata"]["annotations"][SOURCE_ID_ANNOTATION].as_str();
+    let is_same = source.is_some() && source == user.source;
+    let may_change = |field: &str| is_same && control::owns(user.owned, field);
+    let mut fields = control::changed(user.name, user.spec, &manifest["spec"], user.owned);
+    fields.retain(|field| !may_change(field));
+    Promotion {
+        gets_password: user.gets_password && !may_change("passwordSecretRef"),
+        fields,
+        source: source.filter(|_| !is_same).map(str::to_owned),
+        ..Promotion::default()
     }
 }
 

@@ -12,7 +12,21 @@ fn plan(yaml: &str) -> Plan {
     plan
 }
 
-/// Users that Groups would accept unasked, where these Groups and Users exist: name, labels and `spec`.
+/// Returns an existing User that no import has written.
+fn unowned(name: &str) -> ExistingUser<'_> {
+    const NO_LABELS: &BTreeMap<String, String> = &BTreeMap::new();
+    ExistingUser {
+        name,
+        labels: NO_LABELS,
+        spec: &Value::Null,
+        source: None,
+        owned: &Value::Null,
+        gets_password: false,
+    }
+}
+
+/// Returns the messages about existing Users that Groups would newly accept. `groups` contains the name and `spec` of
+/// existing Groups, `users` the name, labels and `spec` of existing Users.
 fn messages(yaml: &str, groups: &[(&str, Value)], users: &[(&str, Value, Value)]) -> Vec<String> {
     let plan = plan(yaml);
     let mut consent = Consent::new(&plan);
@@ -21,12 +35,12 @@ fn messages(yaml: &str, groups: &[(&str, Value)], users: &[(&str, Value, Value)]
     }
     for (name, labels, spec) in users {
         let labels = BTreeMap::deserialize(labels).unwrap();
-        consent.existing_user(&ExistingUser { name, labels: &labels, spec });
+        consent.existing_user(&ExistingUser { labels: &labels, spec, ..unowned(name) });
     }
-    consent.finish().0.iter().map(ToString::to_string).collect()
+    consent.finish().admitted.iter().map(ToString::to_string).collect()
 }
 
-/// What the plan gives to an existing User.
+/// Returns the Groups that the existing User ada would gain, and whether it would gain `spec.admin`.
 fn gains(yaml: &str, groups: &[(&str, Value)], labels: &Value, spec: &Value) -> Vec<(Vec<String>, bool)> {
     let plan = plan(yaml);
     let mut consent = Consent::new(&plan);
@@ -34,8 +48,8 @@ fn gains(yaml: &str, groups: &[(&str, Value)], labels: &Value, spec: &Value) -> 
         consent.existing_group(name, spec);
     }
     let labels = BTreeMap::deserialize(labels).unwrap();
-    consent.existing_user(&ExistingUser { name: "ada", labels: &labels, spec });
-    let promotions = consent.finish().1;
+    consent.existing_user(&ExistingUser { labels: &labels, spec, ..unowned("ada") });
+    let promotions = consent.finish().promotions;
     assert_eq!(promotions.first.len(), promotions.count);
     promotions.first.into_iter().map(|promotion| (promotion.groups, promotion.is_admin)).collect()
 }
@@ -45,10 +59,10 @@ fn user(name: &'static str, groups: &[&str]) -> (&'static str, Value, Value) {
 }
 
 const ADA: &str = "username: ada\ngroups: [dev]\n";
-const EVE: &str = "Group dev would accept 1 existing User that this import does not put into it: eve";
+const EVE: &str = "Group dev would accept 1 existing User that this import does not add to it: eve";
 
 #[test]
-fn users_that_wait_for_a_new_group_are_told() {
+fn users_that_name_a_new_group_are_reported() {
     let people = [user("ada", &["dev"]), user("bob", &["ops"]), user("eve", &["x", "dev"])];
     assert_eq!(messages(ADA, &[], &people), [EVE]);
     assert_eq!(messages(ADA, &[("dev", json!({"acceptDeclaredMembers": false}))], &people), [EVE]);
@@ -57,7 +71,7 @@ fn users_that_wait_for_a_new_group_are_told() {
 }
 
 #[test]
-fn users_of_the_import_are_told_where_it_does_not_put_them_there() {
+fn imported_users_are_reported_for_groups_that_the_import_does_not_add_them_to() {
     let source = "---\n{username: ada, groups: [dev]}\n---\n{username: eve, groups: [ops]}\n";
     assert_eq!(
         messages(source, &[], &[user("ada", &["dev", "ops"]), user("eve", &["dev", "ops"])]),
@@ -66,7 +80,7 @@ fn users_of_the_import_are_told_where_it_does_not_put_them_there() {
 }
 
 #[test]
-fn labels_count_as_well() {
+fn users_with_selected_labels_are_reported() {
     let group = |spec: Value| {
         json!({"apiVersion": "roster.dev/v1alpha1", "kind": "Group", "metadata": {"name": "dev"}, "spec": spec})
             .to_string()
@@ -76,12 +90,12 @@ fn labels_count_as_well() {
     let both = group(json!({"acceptDeclaredMembers": true, "memberSelector": selector}));
     assert_eq!(messages(&both, &[], &eve), [EVE]);
     assert_eq!(messages(&group(json!({"memberSelector": selector})), &[], &eve), [""; 0]);
-    // What the manifest does not name stays as it is in the cluster.
+    // Fields that the manifest does not set keep their values in the cluster.
     let accepts = group(json!({"acceptDeclaredMembers": true}));
     assert_eq!(messages(&accepts, &[("dev", json!({"memberSelector": selector}))], &eve), [EVE]);
     let selects = group(json!({"memberSelector": selector}));
     assert_eq!(messages(&selects, &[("dev", json!({"acceptDeclaredMembers": true}))], &eve), [EVE]);
-    // Users of the import have their labels from it.
+    // Users of the import get their labels from it.
     let planned = format!("---\n{both}\n---\n{{name: eve, username: eve, labels: {{team: dev}}}}\n");
     assert_eq!(messages(&planned, &[], &eve), [""; 0]);
 }
@@ -92,9 +106,9 @@ fn ten_are_named_and_all_are_counted() {
     let mut consent = Consent::new(&plan);
     for at in 0..25 {
         let (name, spec) = (format!("eve-{at:02}"), json!({"groups": ["dev"]}));
-        consent.existing_user(&ExistingUser { name: &name, labels: &BTreeMap::new(), spec: &spec });
+        consent.existing_user(&ExistingUser { spec: &spec, ..unowned(&name) });
     }
-    let message = consent.finish().0[0].to_string();
+    let message = consent.finish().admitted[0].to_string();
     assert!(
         message.starts_with("Group dev would accept 25 existing Users") && message.ends_with("eve-09 and 15 more"),
         "{message}"
@@ -107,7 +121,7 @@ fn manifest(kind: &str, name: &str, labels: &Value, spec: &Value) -> String {
 }
 
 #[test]
-fn users_that_the_import_names_are_told_if_it_gives_them_something() {
+fn imported_users_are_reported_if_they_gain_groups() {
     let dev = || vec![(vec!["dev".to_owned()], false)];
     let none = json!({});
     assert_eq!(gains(ADA, &[], &none, &json!({})), dev());
@@ -115,7 +129,7 @@ fn users_that_the_import_names_are_told_if_it_gives_them_something() {
         gains(ADA, &[("dev", json!({"acceptDeclaredMembers": true}))], &none, &json!({"groups": ["ops"]})),
         dev()
     );
-    // It named the Group before there was one.
+    // The User named the Group before it existed.
     assert_eq!(gains(ADA, &[], &none, &json!({"groups": ["dev"]})), dev());
     assert_eq!(gains(ADA, &[("dev", json!({"acceptDeclaredMembers": true}))], &none, &json!({"groups": ["dev"]})), []);
     assert_eq!(gains("username: ada\nzone: eu\n", &[], &none, &json!({})), []);
@@ -123,7 +137,7 @@ fn users_that_the_import_names_are_told_if_it_gives_them_something() {
 }
 
 #[test]
-fn members_labels_and_administrators_count_as_well() {
+fn gains_through_members_labels_and_admin_are_reported() {
     let none = json!({});
     let dev = || vec![(vec!["dev".to_owned()], false)];
     let listed = manifest("Group", "dev", &none, &json!({"members": ["ada", "bob"]}));
@@ -140,9 +154,9 @@ fn members_labels_and_administrators_count_as_well() {
     assert_eq!(gains(&admin, &[], &none, &json!({"admin": true})), []);
 }
 
-/// What an interrupted import, or the same import again, finds: nothing to ask.
+/// Otherwise, repeating an import, or resuming an interrupted one, would need consent.
 #[test]
-fn users_that_hold_everything_already_are_given_nothing() {
+fn users_that_already_have_everything_gain_nothing() {
     let none = json!({});
     let selector = json!({"matchLabels": {"team": "dev"}});
     let spec = json!({"acceptDeclaredMembers": true, "memberSelector": selector, "members": ["ada"]});
@@ -158,7 +172,7 @@ fn users_that_hold_everything_already_are_given_nothing() {
 }
 
 #[test]
-fn memberships_with_a_validity_are_given_too() {
+fn memberships_with_a_validity_are_reported() {
     let none = json!({});
     let spec = json!({"memberships": [{"user": "ada", "validity": {"notAfter": "2030-01-01T00:00:00Z"}}]});
     let user = manifest("User", "ada", &none, &json!({"username": "ada"}));
@@ -175,13 +189,98 @@ fn promotions_say_who_gains_what() {
         user: "ada".to_owned(),
         groups: groups.iter().map(ToString::to_string).collect(),
         is_admin,
+        ..Promotion::default()
     };
     let messages =
         |promotion: Promotion| promotion.to_string().replace("User ada already exists, and this import would ", "");
-    assert_eq!(messages(promotion(&["dev"], false)), "put it into Group dev");
+    assert_eq!(messages(promotion(&["dev"], false)), "add it to Group dev");
     assert_eq!(
         messages(promotion(&["dev", "ops", "qa"], true)),
-        "put it into the Groups dev, ops and qa and set spec.admin"
+        "add it to the Groups dev, ops and qa and set spec.admin"
     );
     assert_eq!(messages(promotion(&[], true)), "set spec.admin");
+}
+
+/// Returns what the import would do with the existing User admin. `source` is its annotation.
+fn handovers(manifest: &str, user: &ExistingUser) -> Vec<String> {
+    let plan = plan(manifest);
+    let mut consent = Consent::new(&plan);
+    consent.existing_user(user);
+    let promotions = consent.finish().promotions.first.into_iter();
+    promotions
+        .map(|promotion| promotion.to_string().replace("User admin already exists, and this import would ", ""))
+        .collect()
+}
+
+fn imported(source: Option<&str>, spec: &Value) -> String {
+    let annotations = source.map(|source| json!({SOURCE_ID_ANNOTATION: source}));
+    let metadata = json!({"name": "admin", "annotations": annotations});
+    json!({"apiVersion": "roster.dev/v1alpha1", "kind": "User", "metadata": metadata, "spec": spec}).to_string()
+}
+
+#[test]
+fn an_existing_user_is_not_handed_over_to_a_person_with_its_name() {
+    let mallory = imported(Some("keycloak:acme/2"), &json!({"email": "mallory@example.com", "displayName": "M"}));
+    let nothing = json!({});
+    let admin = ExistingUser { spec: &nothing, gets_password: true, ..unowned("admin") };
+    let all = ["set its password, change spec.email and give it to keycloak:acme/2"];
+    assert_eq!(handovers(&mallory, &admin), all);
+    // An earlier import wrote the field, from another source or before Users had identities.
+    let (owned, spec) = (json!({"f:email": {}, "f:passwordSecretRef": {}}), json!({"email": "admin@example.com"}));
+    let owned = ExistingUser { owned: &owned, spec: &spec, ..admin };
+    assert_eq!(handovers(&mallory, &owned), all);
+    // Otherwise, a later import could change everything without consent.
+    let unchanged = imported(Some("keycloak:acme/2"), &spec);
+    let linked = ExistingUser { gets_password: false, ..owned };
+    assert_eq!(handovers(&unchanged, &linked), ["give it to keycloak:acme/2"]);
+    // Nothing proves that a person of a file without identifiers is the same one as before.
+    let file = imported(None, &json!({"email": "mallory@example.com"}));
+    for source in [None, Some("keycloak:acme/2")] {
+        let expected = ["set its password and change spec.email"];
+        assert_eq!(handovers(&file, &ExistingUser { source, ..owned }), expected);
+    }
+}
+
+#[test]
+fn the_same_person_changes_what_earlier_imports_have_set() {
+    let source = Some("keycloak:acme/2");
+    let manifest = imported(source, &json!({"email": "new@example.com"}));
+    let spec = json!({"email": "old@example.com"});
+    let owned = json!({"f:email": {}, "f:passwordSecretRef": {}});
+    let user = ExistingUser { spec: &spec, source, owned: &owned, gets_password: true, ..unowned("admin") };
+    assert_eq!(handovers(&manifest, &user), [""; 0]);
+    let elsewhere = json!({"f:displayName": {}});
+    let expected = ["set its password and change spec.email"];
+    assert_eq!(handovers(&manifest, &ExistingUser { owned: &elsewhere, ..user }), expected);
+    // Leavers are disabled without consent.
+    let leaver = imported(source, &json!({"email": "old@example.com", "state": "Disabled"}));
+    assert_eq!(handovers(&leaver, &ExistingUser { gets_password: false, owned: &elsewhere, ..user }), [""; 0]);
+}
+
+#[test]
+fn users_that_no_import_has_written_are_named_first() {
+    let documents: Vec<String> =
+        (0..12).map(|at| format!("---\n{{username: u{at:02}, email: u{at:02}@example.com}}\n")).collect();
+    let plan = plan(&documents.concat());
+    let mut consent = Consent::new(&plan);
+    let owned = json!({"f:zone": {}});
+    for at in 0..12 {
+        let name = format!("u{at:02}");
+        let owned = if at == 11 { &Value::Null } else { &owned };
+        consent.existing_user(&ExistingUser { owned, ..unowned(&name) });
+    }
+    let promotions = consent.finish().promotions;
+    assert_eq!((promotions.count, promotions.first.len()), (12, 10));
+    assert!(promotions.first.iter().any(|promotion| promotion.user == "u11"));
+}
+
+#[test]
+fn new_administrators_are_reported() {
+    let plan = plan("---\n{username: ada, admin: true}\n---\n{username: bob, admin: true}\n---\n{username: eve}\n");
+    let mut consent = Consent::new(&plan);
+    consent.existing_user(&unowned("bob"));
+    let findings = consent.finish();
+    let new: Vec<String> = findings.administrators.iter().map(ToString::to_string).collect();
+    assert_eq!(new, ["User ada does not exist yet, and this import would create it with spec.admin"]);
+    assert_eq!(findings.promotions.count, 1);
 }

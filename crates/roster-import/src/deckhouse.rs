@@ -22,7 +22,7 @@ pub(super) fn read(bytes: &[u8]) -> Input {
             _ => input.reject(object.place, "must be a User or Group of deckhouse.io"),
         }
     }
-    // Groups have names besides those of their objects.
+    // Groups are identified by `spec.name`, not by `metadata.name`.
     let indexes: HashMap<String, usize> =
         groups.iter().enumerate().map(|(index, object)| (group_name(&object.value).to_owned(), index)).collect();
     for object in &groups {
@@ -53,14 +53,15 @@ fn reference(name: &str) -> GroupRef {
 fn user(object: &Located, input: &mut Input) {
     let value = &object.value;
     let mut person = UserDraft::new(object.place, text(value, &["metadata", "name"]));
+    person.identify("deckhouse", object.uid_or_name());
     person.add_email(text(value, &["spec", "email"]));
     super::text::take_password(&mut person, text(value, &["spec", "password"]));
-    // Deprecated: Groups list their members.
+    // Deprecated field: Groups list their members now.
     for group in value["spec"]["groups"].as_array().into_iter().flatten().filter_map(Value::as_str) {
         person.join(reference(group));
     }
     expiry(value, &mut person);
-    // A lock after failed logins ends by itself.
+    // A lock after failed logins expires by itself, so only a lock by an administrator disables the user.
     if value["status"]["lock"]["state"] == true && text(value, &["status", "lock", "reason"]) == "LockedByAdministrator"
     {
         person.set("state", "Disabled");

@@ -1,11 +1,12 @@
-//! The step between bytes and text that all formats share: removes byte order marks, and recognizes UTF-16 and UTF-32.
+//! Prepares the bytes of a file for the readers: removes byte order marks, and rejects UTF-16 and UTF-32.
 //!
 //! Readers decode UTF-8 themselves, line by line, so that one bad line does not end the import.
 
 /// Bytes at the beginning of a file that are examined.
 const SAMPLE: usize = 256;
 
-/// Encodings with their byte order marks. UTF-32LE is before UTF-16LE, because its mark begins with the other one.
+/// Encodings with their byte order marks. UTF-32LE comes before UTF-16LE, because its mark begins with that of
+/// UTF-16LE.
 const MARKS: [(&[u8], &str); 4] =
     [(b"\xff\xfe\0\0", "UTF-32"), (b"\0\0\xfe\xff", "UTF-32"), (b"\xff\xfe", "UTF-16"), (b"\xfe\xff", "UTF-16")];
 
@@ -25,14 +26,14 @@ pub(super) fn without_mark(mut bytes: &[u8]) -> Result<&[u8], EncodingError> {
     if let Some((_, encoding)) = MARKS.iter().find(|(mark, _)| bytes.starts_with(mark)) {
         return Err(EncodingError(encoding));
     }
-    // Tools that add a mark to a file that has one leave two.
+    // A file can have two marks, because some tools add one without checking.
     while let Some(rest) = bytes.strip_prefix(b"\xef\xbb\xbf") {
         bytes = rest;
     }
     unmarked(&bytes[..bytes.len().min(SAMPLE)]).map_or(Ok(bytes), |encoding| Err(EncodingError(encoding)))
 }
 
-/// Recognizes UTF-16 without a mark by the NUL beside each ASCII character.
+/// Recognizes UTF-16 without a mark by the NUL next to each ASCII character.
 fn unmarked(sample: &[u8]) -> Option<&'static str> {
     let zeros = |first: usize| sample.iter().skip(first).step_by(2).filter(|byte| **byte == 0).count();
     match (zeros(0), zeros(1)) {

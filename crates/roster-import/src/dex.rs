@@ -21,10 +21,12 @@ pub(super) fn read(bytes: &[u8]) -> Input {
 
 fn user(object: &Located, input: &mut Input) {
     let text = |field: &str| object.value[field].as_str().unwrap_or_default();
-    // People log in with the email address, and the username is only a claim.
+    // In Dex, people log in with their email address, and the username is only a claim.
     let username = [text("preferredUsername"), text("username"), text("email")];
     let username = username.into_iter().find(|name| !name.is_empty()).unwrap_or_default();
     let mut person = UserDraft::new(object.place, username);
+    // The email is unique in Dex, but can be given to someone else.
+    person.identify("dex", if text("userID").is_empty() { text("email") } else { text("userID") });
     person.add_email(text("email"));
     person.set("displayName", text("name"));
     if !text("userID").is_empty() {

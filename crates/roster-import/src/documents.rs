@@ -14,12 +14,21 @@ pub(super) struct Located {
     pub value: Value,
 }
 
+impl Located {
+    /// Returns the UID of a Kubernetes object, or its name if the file does not contain the UID. A name can be given to
+    /// someone else after the object has been deleted.
+    pub(super) fn uid_or_name(&self) -> &str {
+        let metadata = &self.value["metadata"];
+        metadata["uid"].as_str().filter(|uid| !uid.is_empty()).or(metadata["name"].as_str()).unwrap_or_default()
+    }
+}
+
 /// An object with lists of objects.
 pub(super) struct Container {
     pub place: Place,
-    /// Text of the field that names it.
+    /// Value of the field that names the object.
     pub name: String,
-    /// Lists by their fields.
+    /// Lists by field name.
     pub lists: BTreeMap<String, Vec<Located>>,
 }
 
@@ -88,8 +97,8 @@ impl<'a> Text<'a> {
         rows
     }
 
-    /// Returns objects with the named lists of objects, also from an array. Other fields are ignored, except the one that
-    /// names the object.
+    /// Returns the objects that contain one of the given lists, including those in an array. Other fields are ignored,
+    /// except the field `name`, which names the object.
     pub(super) fn containers(&self, name: &str, lists: &[&str], input: &mut Input) -> Vec<Container> {
         let (mut containers, mut objects) = (Vec::new(), Vec::new());
         for raw in self.json(input) {

@@ -8,9 +8,6 @@ use serde_json::{Map, Value};
 use super::hashes;
 use super::rules::Fault;
 
-/// Annotation of a Group with the identity of its group in the source.
-pub const SOURCE_ANNOTATION: &str = "roster.dev/source-id";
-
 /// Position in the imported files.
 #[derive(Clone, Copy, Debug, Default, Eq, Ord, PartialEq, PartialOrd)]
 pub struct Place {
@@ -55,18 +52,18 @@ impl fmt::Display for Rejected {
     }
 }
 
-/// Identity of a group in its source. It decides who is in which group; names of groups never do, because two groups can
-/// have one name.
+/// Identity of a group in its source. Memberships refer to this identity and never to a group's name, because two
+/// groups can have the same name.
 #[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub enum SourceId {
-    /// The source identifies groups by the names of their Groups. In lower case.
+    /// Name in lower case, if the source identifies groups by the names of their Groups.
     Name(String),
-    /// Identifier of the source's own, with the kind of the source: `ldap:cn=ops,dc=example,dc=com`.
+    /// The source's own identifier, prefixed with the kind of source: `ldap:cn=ops,dc=example,dc=com`.
     Id(String),
 }
 
 impl SourceId {
-    /// Returns the identity of a group that the source identifies by its name, in any letter case: CSV, JSON and YAML.
+    /// Returns the identity of a group that the source (CSV, JSON or YAML) identifies by its name, ignoring case.
     pub fn name(name: &str) -> Self {
         Self::Name(name.to_lowercase())
     }
@@ -76,7 +73,7 @@ impl SourceId {
         Self::Id(format!("{source}:{id}"))
     }
 
-    /// Returns the identifier, unless the name is one.
+    /// Returns the source's own identifier, or `None` if the source identifies the group by its name.
     pub fn identifier(&self) -> Option<&str> {
         match self {
             Self::Name(_) => None,
@@ -85,11 +82,15 @@ impl SourceId {
     }
 }
 
+/// Maximum number of items that the CRDs accept in a list that an import fills item by item. The drafts hold one more, so
+/// that the CRD rejects them: each new item is compared with all others.
+const MAX_ITEMS: usize = 256;
+
 /// Reference to a group of the source.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct GroupRef {
     pub id: SourceId,
-    /// Name of the group. Used if the source says no more about it.
+    /// Name of the group. Used if the source does not describe the group elsewhere.
     pub name: String,
 }
 
@@ -110,8 +111,8 @@ pub enum Credential {
 }
 
 impl Credential {
-    /// Reads a field for a password in plaintext. A hash in it, also one in base64, stays a hash: nobody could log in with
-    /// the hash of a hash.
+    /// Reads a field for plaintext passwords. A hash in this field, even in base64, is kept as a hash: if it were
+    /// hashed again, the user could not log in.
     pub(super) fn password(text: &str) -> Self {
         let is_hash = hashes::is_certainly_hash(text);
         if is_hash { Self::Hash(text.into()) } else { Self::Plain(text.into()) }
@@ -124,7 +125,12 @@ pub struct UserDraft {
     pub place: Place,
     /// `metadata.name`, if the source has one.
     pub name: Option<String>,
-    /// `spec` fields that the source sets. Names in `groups` are names of Groups: only for sources that identify groups so.
+    /// The source's own identifier, prefixed with the kind of source, for the annotation
+    /// [`roster_api::SOURCE_ID_ANNOTATION`]. `None` if the source has nothing but names, which can be given to someone
+    /// else.
+    pub source: Option<String>,
+    /// `spec` fields that the source sets. `groups` contains names of Groups, and only sources that identify groups by
+    /// name set it.
     pub spec: Map<String, Value>,
     /// `metadata.labels`.
     pub labels: Map<String, Value>,
@@ -143,27 +149,32 @@ impl UserDraft {
         user
     }
 
-    /// Sets a field of the spec by its path. Empty text is ignored. Groups are not set but [joined](Self::join).
+    /// Sets the identifier of the user in the source. Empty text means that the source has none.
+    pub fn identify(&mut self, source: &str, id: &str) {
+        self.source = (!id.is_empty()).then(|| format!("{source}:{id}"));
+    }
+
+    /// Sets a field of the spec by its path. Empty text is ignored. Use [`join`](Self::join) for groups.
     pub fn set(&mut self, path: &str, value: impl Into<Value>) {
         debug_assert_ne!(path, "groups", "groups are joined by their identity");
         set(&mut self.spec, path, value.into());
     }
 
-    /// Adds a value to a list of the spec, unless it is there already.
+    /// Adds a value to a list of the spec, unless the list contains it already, or too many values.
     pub fn add(&mut self, field: &str, value: impl Into<Value>) {
         debug_assert_ne!(field, "groups", "groups are joined by their identity");
         let list = self.spec.entry(field).or_insert_with(|| Value::Array(Vec::new()));
         if let Value::Array(items) = list {
             let value = value.into();
-            if !items.contains(&value) {
+            if items.len() <= MAX_ITEMS && !items.contains(&value) {
                 items.push(value);
             }
         }
     }
 
-    /// Puts the user into a group.
+    /// Adds the user to a group, unless it is in too many already.
     pub fn join(&mut self, group: GroupRef) {
-        if self.groups.iter().all(|known| known.id != group.id) {
+        if self.groups.len() <= MAX_ITEMS && self.groups.iter().all(|known| known.id != group.id) {
             self.groups.push(group);
         }
     }
@@ -192,6 +203,12 @@ impl UserDraft {
         self.groups.iter().map(|group| group.name.as_str()).collect()
     }
 
+    /// Returns all email addresses.
+    pub fn emails(&self) -> Vec<String> {
+        let more = self.spec.get("additionalEmails").and_then(Value::as_array).into_iter().flatten();
+        self.spec.get("email").into_iter().chain(more).filter_map(|email| email.as_str().map(str::to_owned)).collect()
+    }
+
     /// Returns the name for login: the username or, without one, `metadata.name`.
     pub fn login(&self) -> &str {
         self.spec.get("username").and_then(Value::as_str).or(self.name.as_deref()).unwrap_or_default()
@@ -205,14 +222,14 @@ pub struct GroupDraft {
     pub id: SourceId,
     /// Name in the source.
     pub name: String,
-    /// `spec` fields that the source sets. Names in `memberGroups` are names of Groups: only for sources that identify groups
-    /// so.
+    /// `spec` fields that the source sets. `memberGroups` contains names of Groups, and only sources that identify
+    /// groups by name set it.
     pub spec: Map<String, Value>,
     /// `metadata.labels`.
     pub labels: Map<String, Value>,
-    /// Groups that are members of it.
+    /// Groups that are members of this one.
     pub member_groups: Vec<GroupRef>,
-    /// Identifier of the group that the manifest of this Group was made from, if the source is such a manifest.
+    /// Identifier in the annotation [`roster_api::SOURCE_ID_ANNOTATION`], if the source is a manifest of an imported Group.
     pub origin: Option<String>,
 }
 
@@ -233,9 +250,9 @@ impl GroupDraft {
         set(&mut self.spec, path, value.into());
     }
 
-    /// Makes another group a member of it.
+    /// Makes another group a member of this one, unless it has too many already.
     pub fn nest(&mut self, group: GroupRef) {
-        if self.member_groups.iter().all(|known| known.id != group.id) {
+        if self.member_groups.len() <= MAX_ITEMS && self.member_groups.iter().all(|known| known.id != group.id) {
             self.member_groups.push(group);
         }
     }
@@ -259,6 +276,13 @@ impl Input {
     /// Returns whether the source contains no user and no group.
     pub fn is_empty(&self) -> bool {
         self.users.is_empty() && self.groups.is_empty()
+    }
+
+    /// Returns whether users or groups refer to a group that has an identifier in the source.
+    pub fn has_identified_groups(&self) -> bool {
+        let declared = self.groups.iter().map(|group| &group.id);
+        let joined = self.users.iter().flat_map(|user| &user.groups).map(|group| &group.id);
+        declared.chain(joined).any(|id| id.identifier().is_some())
     }
 
     /// Rejects a line.

@@ -1,6 +1,6 @@
-//! When accounts expire, in the notations of other systems. `None` means never.
+//! Parses the expiry of accounts in the notations of other systems. `None` means never.
 //!
-//! A date that can't be read is an error: without it, an expired account would be imported as an active one.
+//! A date that can't be read is an error: if it were ignored, an expired account would be imported as an active one.
 
 use jiff::civil::DateTime;
 use jiff::tz::Offset;
@@ -32,12 +32,12 @@ pub(super) enum ExpiryError {
     Seconds,
 }
 
-/// Formats a time as the spec of a User has it.
+/// Formats a time for the spec of a User.
 pub(super) fn text(time: Timestamp) -> String {
     time.to_string()
 }
 
-/// Reads days since 1970, as in `/etc/shadow`. Nothing and negative numbers mean never.
+/// Reads days since 1970, as in `/etc/shadow`. Empty text and negative numbers mean never.
 pub(super) fn days(text: &str) -> Result<Option<Timestamp>, ExpiryError> {
     match text.trim() {
         "" => Ok(None),
@@ -67,7 +67,7 @@ pub(super) fn seconds(text: &str) -> Result<Option<Timestamp>, ExpiryError> {
     }
 }
 
-/// Times after the year 9999 are as good as never.
+/// Returns `None`, which means never, if the time is later than a [`Timestamp`] can be (the end of the year 9999).
 fn seconds_after_1970(seconds: Option<i64>) -> Option<Timestamp> {
     seconds.and_then(|seconds| Timestamp::from_second(seconds).ok())
 }
@@ -86,7 +86,7 @@ pub(super) fn generalized_time(text: &str) -> Result<Option<Timestamp>, ExpiryEr
         (|| Ok::<_, std::num::ParseIntError>((part(4, 2)?, part(6, 2)?, part(8, 2)?, part(10, 2)?, part(12, 2)?)))();
     let (month, day, hour, minute, second) = parts.map_err(|_| invalid)?;
     let year = digits[..4].parse().map_err(|_| invalid)?;
-    // A leap second.
+    // Clamps leap seconds, which `DateTime` does not support.
     let second = second.min(59);
     let time = DateTime::new(year, month, day, hour, minute, second, 0).map_err(|_| invalid)?;
     let time = offset(rest).and_then(|offset| time.checked_sub(offset.seconds()).ok()).ok_or(invalid)?;
@@ -162,7 +162,7 @@ mod tests {
     }
 
     #[test]
-    fn the_end_of_time_is_never() {
+    fn times_out_of_range_mean_never() {
         assert_eq!(generalized_time("99991231235959Z"), Ok(None));
     }
 

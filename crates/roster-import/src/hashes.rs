@@ -35,7 +35,7 @@ pub fn usable(text: &str) -> Result<String, UnusableHash> {
 /// Removes the RFC 2307 prefix `{SCHEME}`.
 fn phc(text: &str) -> Result<String, UnusableHash> {
     let Some((scheme, rest)) = text.strip_prefix('{').and_then(|text| text.split_once('}')) else {
-        // passlib writes `.` for the `+` of base64.
+        // passlib writes `.` instead of base64's `+`.
         return Ok(if text.starts_with("$scrypt$") { text.replace('.', "+") } else { text.to_owned() });
     };
     match scheme.to_ascii_uppercase().as_str() {
@@ -119,7 +119,7 @@ fn from_base64(text: &str) -> Option<String> {
     has_known_scheme(decoded.trim()).then_some(decoded)
 }
 
-/// Returns a hash of Rancher, which uses 210,000 iterations of PBKDF2 with SHA3-512.
+/// Formats a hash of Rancher, which uses 210,000 iterations of PBKDF2 with SHA3-512.
 pub(super) fn rancher(salt: &[u8], hash: &[u8]) -> String {
     let encode = |bytes| BASE64_STANDARD_NO_PAD.encode(bytes);
     format!("$pbkdf2-sha3-512$i=210000${}${}", encode(salt), encode(hash))

@@ -20,12 +20,12 @@ enum CredentialError {
     Data,
 }
 
-/// Reads users and the tree of groups. Roles are not imported: permissions in this cluster are up to its RoleBindings.
+/// Reads users and the tree of groups. Roles are not imported: RoleBindings define the permissions in this cluster.
 pub(super) fn read(bytes: &[u8]) -> Input {
     let mut input = Input::default();
     let Some(text) = Text::new(bytes, &mut input) else { return input };
     let realms = text.containers("realm", &[USERS, GROUPS], &mut input);
-    // The order of the files does not matter: groups come first.
+    // Groups are read before users, so that the order of the files does not matter.
     for realm in &realms {
         for group in realm.lists.get(GROUPS).into_iter().flatten() {
             tree(&realm.name, "", group.place, &group.value, &mut input);
@@ -50,10 +50,11 @@ fn reference(realm: &str, path: &str, name: &str) -> GroupRef {
     GroupRef { id: SourceId::new("keycloak", &format!("{realm}{path}")), name: name.to_owned() }
 }
 
-/// Reads a group and those below it. Members of a group have what the groups above it give, so it is a member of them.
+/// Reads a group and its subgroups. In Keycloak, members of a subgroup also have the roles of its parent, so each
+/// subgroup becomes a member of its parent.
 fn tree(realm: &str, parent: &str, place: Place, value: &Value, input: &mut Input) -> GroupRef {
     let name = value["name"].as_str().unwrap_or_default();
-    // A slash in a name is written with a tilde before it.
+    // In paths, a slash within a name is escaped with a tilde.
     let path = value["path"].as_str().map_or_else(|| format!("{parent}/{}", name.replace('/', "~/")), str::to_owned);
     let reference = reference(realm, &path, name);
     let mut group = GroupDraft::new(place, reference.id.clone(), name);
@@ -76,11 +77,14 @@ fn last_name(path: &str) -> String {
 fn user(realm: &str, object: &Located, input: &mut Input) {
     let value = &object.value;
     let text = |field: &str| value[field].as_str().unwrap_or_default();
-    // Accounts of clients, not of people.
+    // Service accounts of clients are not users.
     if !text("serviceAccountClientId").is_empty() {
         return;
     }
     let mut person = UserDraft::new(object.place, text("username"));
+    if !text("id").is_empty() {
+        person.identify("keycloak", &format!("{realm}/{}", text("id")));
+    }
     person.add_email(text("email"));
     person.set("firstName", text("firstName"));
     person.set("lastName", text("lastName"));
@@ -111,7 +115,7 @@ fn user(realm: &str, object: &Located, input: &mut Input) {
 }
 
 fn set_password(credential: &Value, person: &mut UserDraft) {
-    // Files that people write have passwords.
+    // Handwritten files contain passwords instead of hashes.
     if let Some(plain) = credential["value"].as_str() {
         person.credential = Some(Credential::password(plain));
     } else {
@@ -127,7 +131,7 @@ fn set_password(credential: &Value, person: &mut UserDraft) {
 
 /// Converts a hash to a PHC string.
 fn hash(credential: &Value) -> Result<String, CredentialError> {
-    // JSON in JSON. Before version 8, the fields were in the credential itself.
+    // Both fields contain JSON as a string. Before version 8, their content was in the credential itself.
     let nested = |field: &str| credential[field].as_str().and_then(|text| serde_json::from_str::<Value>(text).ok());
     let is_old = credential["hashedSaltedValue"].is_string();
     let secret = if is_old { credential.clone() } else { nested("secretData").ok_or(CredentialError::Secret)? };

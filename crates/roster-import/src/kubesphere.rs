@@ -17,7 +17,7 @@ const ORIGIN_LABEL: &str = "iam.kubesphere.io/origin-uid";
 /// Prefix of the annotations of version 4: one per identity provider, with the user's ID there as its value.
 const PROVIDER_ANNOTATION: &str = "iam.kubesphere.io/identity-provider.";
 
-/// Reads Users, Groups and GroupBindings. Roles are not imported: permissions in this cluster are up to its RoleBindings.
+/// Reads Users, Groups and GroupBindings. Roles are not imported: RoleBindings define the permissions in this cluster.
 pub(super) fn read(bytes: &[u8]) -> Input {
     let mut input = Input::default();
     let Some(text) = Text::new(bytes, &mut input) else { return input };
@@ -40,7 +40,7 @@ fn text<'a>(value: &'a Value, path: &[&str]) -> &'a str {
     path.iter().fold(value, |value, name| &value[*name]).as_str().unwrap_or_default()
 }
 
-/// Refers to a group. Names of objects are unique.
+/// Refers to a group by the name of its object, which is unique.
 fn reference(name: &str) -> GroupRef {
     GroupRef { id: SourceId::new("kubesphere", name), name: name.to_owned() }
 }
@@ -53,6 +53,7 @@ fn user(object: &Located, input: &mut Input) {
         return;
     }
     let mut person = UserDraft::new(object.place, name);
+    person.identify("kubesphere", object.uid_or_name());
     person.add_email(text(value, &["spec", "email"]));
     person.set("displayName", text(value, &["spec", "displayName"]));
     person.set("language", text(value, &["spec", "lang"]));

@@ -8,8 +8,8 @@
 //!  Users, Groups, hashes ─▶ write ─▶ bytes
 //! ```
 //!
-//! A reader only returns what its file says ([`draft`]). [`assemble`] then validates the result of every reader against
-//! the rules of the CRDs ([`rules`]), before anything is sent to the cluster.
+//! A reader only returns what its file contains ([`draft`]). [`assemble`] then validates the result of every reader
+//! against the rules of the CRDs ([`rules`]), before anything is sent to the cluster.
 
 #![forbid(unsafe_code)]
 #![warn(unreachable_pub)]
@@ -18,6 +18,8 @@ pub mod assemble;
 mod columns;
 pub mod conflict;
 pub mod consent;
+mod contested;
+mod control;
 pub mod csv;
 mod deckhouse;
 mod decode;
@@ -86,7 +88,7 @@ pub struct Source {
     pub shadow: Option<Vec<u8>>,
     /// Lowest UID that is imported from `/etc/passwd`. Lower ones are system accounts.
     pub min_uid: u32,
-    /// How CSV is read.
+    /// Options for reading CSV.
     pub csv: csv::Options,
 }
 
@@ -113,7 +115,8 @@ impl Format {
     }
 }
 
-/// Reads a source. Lines that can't be read are in [`Input::rejected`], which is not empty if there is no user and no group.
+/// Reads a source. Lines that can't be read are in [`Input::rejected`]. If the source contains neither users nor
+/// groups, there is at least one rejection.
 pub fn read(format: Format, source: &Source, rules: &Rules) -> Input {
     let mut input = Input::default();
     let files = [Some(&source.main), source.group.as_ref(), source.shadow.as_ref()];
@@ -146,7 +149,10 @@ pub fn read(format: Format, source: &Source, rules: &Rules) -> Input {
         Format::Passwd => passwd::read(main, group, shadow, source.min_uid),
     };
     if input.is_empty() && input.rejected.is_empty() {
-        input.reject(Place::line(1), format!("contains no user and no group. This format takes {}", format.content()));
+        input.reject(
+            Place::line(1),
+            format!("contains no user and no group. This format requires {}", format.content()),
+        );
     }
     input
 }

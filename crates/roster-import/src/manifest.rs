@@ -3,12 +3,13 @@
 use std::collections::HashMap;
 
 use base64::prelude::{BASE64_STANDARD, Engine};
+use roster_api::SOURCE_ID_ANNOTATION;
 use roster_api::{API_VERSION, PASSWORD_SECRET_TYPE};
 use roster_credentials::source::{HASH_KEY, PASSWORD_KEY};
 use serde_json::{Map, Value};
 
 use super::documents::{Located, Text};
-use super::draft::{Credential, GroupDraft, Input, Place, Rejected, SOURCE_ANNOTATION, UserDraft};
+use super::draft::{Credential, GroupDraft, Input, Place, Rejected, UserDraft};
 
 /// Credentials by namespace and name of their Secret.
 type Secrets = HashMap<(String, String), (Place, Credential)>;
@@ -71,12 +72,19 @@ fn name_of(value: &Value) -> Option<String> {
     value["metadata"]["name"].as_str().map(str::to_owned)
 }
 
+/// Returns the identity in the source from which the object of a manifest was imported.
+fn source_of(value: &Value) -> Option<String> {
+    value["metadata"]["annotations"][SOURCE_ID_ANNOTATION].as_str().map(str::to_owned)
+}
+
 fn user(mut object: Located, secrets: &mut Secrets, input: &mut Input) {
+    let source = source_of(&object.value);
     let mut person = UserDraft {
         place: object.place,
         name: name_of(&object.value),
         spec: object_of(&mut object.value["spec"]),
         labels: object_of(&mut object.value["metadata"]["labels"]),
+        source,
         ..UserDraft::default()
     };
     let reference = person.spec.get("passwordSecretRef");
@@ -87,7 +95,7 @@ fn user(mut object: Located, secrets: &mut Secrets, input: &mut Input) {
 
 fn group(mut object: Located, input: &mut Input) {
     let mut group = GroupDraft::named(object.place, &name_of(&object.value).unwrap_or_default());
-    group.origin = object.value["metadata"]["annotations"][SOURCE_ANNOTATION].as_str().map(str::to_owned);
+    group.origin = source_of(&object.value);
     group.spec = object_of(&mut object.value["spec"]);
     group.labels = object_of(&mut object.value["metadata"]["labels"]);
     input.groups.push(group);

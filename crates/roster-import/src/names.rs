@@ -6,8 +6,8 @@ use deunicode::deunicode;
 pub(super) const MAX_LENGTH: usize = 63;
 
 /// Converts a name to a valid `metadata.name`: transliterated to ASCII, in lower case, with hyphens in place of invalid
-/// characters. Returns `None` if it contains no letter or digit. The result depends only on the name, so that importing a file again updates the same
-/// objects.
+/// characters. Returns `None` if the name contains no letter or digit. The result depends only on the name, so that
+/// importing a file again updates the same objects.
 pub fn object_name(name: &str) -> Option<String> {
     let allowed = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '.' || c == '-';
     let folded: String =
@@ -22,7 +22,7 @@ pub fn object_name(name: &str) -> Option<String> {
     Some(labels(&valid)).filter(|valid| !valid.is_empty())
 }
 
-/// Returns the name in the source, unless the name of the object is the same but for letter case.
+/// Returns the name in the source, unless it equals the name of the object, ignoring case.
 pub(super) fn derived(name: &str, title: &str) -> Option<String> {
     (name != title.to_lowercase()).then(|| title.to_owned())
 }

@@ -1,10 +1,17 @@
 //! Chooses the names of Groups for the groups of a source.
 //!
-//! A group is identified by its [`SourceId`]. Its name only suggests the name of the Group. If the names of several groups
-//! result in one name, groups with an identifier of their own get it with a suffix, which is a hash of the identifier. None
-//! of them gets the name without a suffix: which one would depend on the others in the file, and the members of one group
-//! would get the roles of another. Of groups that are identified by their names, the first one in alphabetical order gets
-//! the name, and the others are rejected: they can be renamed. So the result does not depend on the order of the source.
+//! A group is identified by its [`SourceId`]. The name of its Group is derived from its name in the source, and several
+//! groups may result in the same name:
+//!
+//! - A group that was imported before keeps the name of its Group, whatever it is called now and whatever other groups
+//!   are called. Otherwise, anyone who may create or rename groups in the source could change the names of others.
+//! - Other groups with an identifier of their own each get a suffix, which is a hash of the identifier. None of them gets
+//!   the name without a suffix, because the choice would depend on the other groups in the file: after another import,
+//!   members of one group could have the roles of another.
+//! - Of groups that are identified by their names, the first one in alphabetical order gets the name. The others are
+//!   rejected, because they can be renamed.
+//!
+//! The result does not depend on the order of the source.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -16,12 +23,12 @@ use super::names::{self, MAX_LENGTH};
 /// Length of a suffix: a hyphen and 32 bits in hexadecimal.
 const SUFFIX_LENGTH: usize = 9;
 
-/// A group that gets no name.
+/// Reason why a group gets no name.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 pub(super) enum NameError {
     #[error("is required")]
     Empty,
-    #[error("{0}: names with the prefix system: belong to Kubernetes and are refused")]
+    #[error("{0}: names with the prefix system: are reserved for Kubernetes")]
     Reserved(String),
     #[error("must contain a letter or digit, because the name of the object is derived from it")]
     NoLetter,
@@ -30,16 +37,16 @@ pub(super) enum NameError {
         title: String,
         other: String,
         name: String,
-        /// Line of the other group. `None` if both are in the same line.
+        /// Line of the other group. `None` if both are on the same line.
         line: Option<usize>,
     },
 }
 
 fn with_line(other: &str, line: Option<usize>) -> String {
-    line.map_or_else(|| other.to_owned(), |line| format!("{other} of line {line}"))
+    line.map_or_else(|| other.to_owned(), |line| format!("{other} on line {line}"))
 }
 
-/// A group of the source, as it is named there.
+/// A group that the source declares or refers to.
 #[derive(Clone, Debug)]
 struct Mention {
     is_declared: bool,
@@ -66,8 +73,9 @@ pub(super) struct GroupNames {
 }
 
 impl GroupNames {
-    /// Chooses names for the groups of the source, and for those that its users and groups refer to.
-    pub(super) fn of(input: &Input) -> Self {
+    /// Chooses names for the groups of the source, and for those that its users and groups refer to. `known` has the
+    /// names of existing Groups by their identity.
+    pub(super) fn of(input: &Input, known: &BTreeMap<String, String>) -> Self {
         let mut mentions = HashMap::new();
         for group in &input.groups {
             mention(&mut mentions, &group.reference(), group.place, true);
@@ -80,7 +88,7 @@ impl GroupNames {
                 mention(&mut mentions, group, person.place, false);
             }
         }
-        let names = choose(&mentions);
+        let names = choose(&mentions, known);
         Self { mentions, names }
     }
 
@@ -106,7 +114,7 @@ impl GroupNames {
         &self.mentions[id].title
     }
 
-    /// Returns whether the source describes the group, rather than only refer to it.
+    /// Returns whether the source describes the group, rather than only referring to it.
     pub(super) fn is_declared(&self, id: &SourceId) -> bool {
         self.mentions[id].is_declared
     }
@@ -118,7 +126,8 @@ impl GroupNames {
     }
 }
 
-/// Keeps what a declaration says, and otherwise the first name in alphabetical order.
+/// Records a mention of a group. A declaration takes precedence over references. Otherwise, the first name in
+/// alphabetical order is kept.
 fn mention(mentions: &mut HashMap<SourceId, Mention>, group: &GroupRef, place: Place, is_declared: bool) {
     let new = Mention { is_declared, title: group.name.clone(), place };
     let known = mentions.entry(group.id.clone()).or_insert_with(|| new.clone());
@@ -142,20 +151,28 @@ fn base_name(title: &str) -> Result<String, NameError> {
     names::object_name(title).ok_or(NameError::NoLetter)
 }
 
-fn choose(mentions: &HashMap<SourceId, Mention>) -> HashMap<SourceId, Result<String, NameError>> {
+fn choose(
+    mentions: &HashMap<SourceId, Mention>,
+    known: &BTreeMap<String, String>,
+) -> HashMap<SourceId, Result<String, NameError>> {
     let mut chosen = HashMap::new();
     // Sorted: the result must not depend on the order of the source.
     let mut by_base: BTreeMap<String, Vec<&SourceId>> = BTreeMap::new();
+    let mut kept: BTreeMap<&str, &SourceId> = BTreeMap::new();
     for (id, mention) in mentions {
-        match base_name(&mention.title) {
-            Ok(base) => by_base.entry(base).or_default().push(id),
-            Err(error) => drop(chosen.insert(id.clone(), Err(error))),
+        match (base_name(&mention.title), id.identifier().and_then(|id| known.get(id))) {
+            (Ok(_), Some(name)) => {
+                kept.insert(name, id);
+                chosen.insert(id.clone(), Ok(name.clone()));
+            }
+            (Ok(base), None) => by_base.entry(base).or_default().push(id),
+            (Err(error), _) => drop(chosen.insert(id.clone(), Err(error))),
         }
     }
     let mut by_name: BTreeMap<String, Vec<&SourceId>> = BTreeMap::new();
     for (base, mut ids) in by_base {
         ids.sort();
-        let is_shared = ids.len() > 1;
+        let is_shared = ids.len() > 1 || kept.contains_key(&*base);
         let mut first = None;
         for id in ids {
             let name = match id {
@@ -174,8 +191,9 @@ fn choose(mentions: &HashMap<SourceId, Mention>) -> HashMap<SourceId, Result<Str
     }
     for (name, ids) in by_name {
         for (index, id) in ids.iter().enumerate() {
-            // A group already has the name that another one gets by its hash.
+            // A suffixed name can equal the name of another group.
             let other = (ids.len() > 1).then(|| ids[usize::from(index == 0)]);
+            let other = kept.get(&*name).copied().or(other);
             let result = other.map_or_else(|| Ok(name.clone()), |other| Err(taken(mentions, id, other, &name)));
             chosen.insert((*id).clone(), result);
         }
@@ -192,8 +210,8 @@ fn taken(mentions: &HashMap<SourceId, Mention>, id: &SourceId, other: &SourceId,
 fn suffixed(base: &str, id: &str) -> String {
     let digest = Sha256::digest(id);
     let hash = u32::from_be_bytes([digest[0], digest[1], digest[2], digest[3]]);
-    let room = base.len().min(MAX_LENGTH - SUFFIX_LENGTH);
-    format!("{}-{hash:08x}", base[..room].trim_end_matches(['-', '.']))
+    let length = base.len().min(MAX_LENGTH - SUFFIX_LENGTH);
+    format!("{}-{hash:08x}", base[..length].trim_end_matches(['-', '.']))
 }
 
 #[cfg(test)]
@@ -204,16 +222,21 @@ mod tests {
     use roster_api::syntax::is_subdomain;
 
     fn names(groups: &[(SourceId, &str)]) -> Vec<Result<String, NameError>> {
+        names_with(groups, &BTreeMap::new())
+    }
+
+    /// Returns the names of these groups if `known` has the names of existing Groups by their identity.
+    fn names_with(groups: &[(SourceId, &str)], known: &BTreeMap<String, String>) -> Vec<Result<String, NameError>> {
         let drafts = groups.iter().enumerate();
         let groups: Vec<_> =
             drafts.map(|(line, (id, name))| GroupDraft::new(Place::line(line), id.clone(), name)).collect();
         let ids: Vec<_> = groups.iter().map(|group| group.id.clone()).collect();
-        let names = GroupNames::of(&Input { groups, ..Input::default() });
+        let names = GroupNames::of(&Input { groups, ..Input::default() }, known);
         ids.iter().map(|id| names.name(id).map(str::to_owned).map_err(Clone::clone)).collect()
     }
 
     #[test]
-    fn groups_of_one_name_get_names_by_their_identity() {
+    fn groups_with_the_same_name_get_suffixes_from_their_identities() {
         let id = |id| SourceId::new("ldap", id);
         let both = names(&[(id("cn=admins,ou=a"), "admins"), (id("cn=admins,ou=b"), "Admins"), (id("cn=x"), "x")]);
         let [Ok(first), Ok(second), Ok(third)] = &both[..] else { panic!("{both:?}") };
@@ -224,19 +247,52 @@ mod tests {
     }
 
     #[test]
-    fn a_name_that_imitates_a_suffix_is_shared_by_nobody() {
+    fn groups_are_rejected_if_a_name_equals_a_suffixed_name() {
         let id = |id| SourceId::new("ldap", id);
         let imitation = suffixed("admins", "ldap:1");
         let found = names(&[(id("1"), "admins"), (id("2"), "admins"), (id("3"), &imitation)]);
         assert!(found[0].is_err() && found[1].is_ok() && found[2].is_err(), "{found:?}");
     }
 
+    #[test]
+    fn an_imported_group_keeps_its_name_whatever_others_are_called() {
+        let id = |id| SourceId::new("keystone", id);
+        let known = BTreeMap::from([("keystone:1".to_owned(), "admins".to_owned())]);
+        let with = |groups: &[(SourceId, &str)]| {
+            names_with(groups, &known).into_iter().map(Result::unwrap).collect::<Vec<_>>()
+        };
+        let imitation = suffixed("admins", "keystone:2");
+        assert_eq!(with(&[(id("2"), "Admins"), (id("1"), "admins")]), [&*imitation, "admins"]);
+        // Renamed in the source.
+        assert_eq!(with(&[(id("2"), "ops"), (id("1"), "ops")]), ["ops", "admins"]);
+        // Imported with a suffix, and the only one of its name since then.
+        let known = BTreeMap::from([("keystone:2".to_owned(), imitation.clone())]);
+        assert_eq!(names_with(&[(id("2"), "admins")], &known), [Ok(imitation.clone())]);
+        // Another group that takes the suffixed name is rejected alone.
+        let found = names_with(&[(id("2"), "admins"), (id("3"), &imitation)], &known);
+        assert_eq!(
+            (found[0].as_deref(), found[1].as_deref()),
+            (Ok(&*imitation), Ok(&*suffixed(&imitation, "keystone:3")))
+        );
+        // Names that cannot be imported stay rejected.
+        let known = BTreeMap::from([("keystone:1".to_owned(), "admins".to_owned())]);
+        assert!(names_with(&[(id("1"), "system:masters")], &known)[0].is_err());
+    }
+
     proptest! {
         #[test]
         fn names_are_unique_and_do_not_depend_on_the_order(
             groups in prop::collection::hash_map(0_u8..20, ("[aAäb -]{1,3}", any::<bool>()), 1..12),
+            known in prop::collection::btree_map(0_u8..20, "[a-]{1,3}", 0..4),
             seed in any::<prop::sample::Index>(),
         ) {
+            let mut names_known = std::collections::HashSet::new();
+            let known: BTreeMap<String, String> = known
+                .into_iter()
+                .filter(|(_, name)| names_known.insert(name.clone()))
+                .map(|(id, name)| (format!("test:{id}"), name))
+                .collect();
+            let names = |groups: &[(SourceId, &str)]| names_with(groups, &known);
             let groups: Vec<_> = groups
                 .iter()
                 .map(|(id, (title, is_named))| {

@@ -16,7 +16,7 @@ const SECRET_NAMESPACE: &str = "openshift-config";
 /// Key of an htpasswd file in its Secret.
 const HTPASSWD: &str = "htpasswd";
 
-/// Objects by kind, except Users, which go into [`Input`] at once.
+/// Objects by kind, except Users, which are added to [`Input`] immediately.
 #[derive(Default)]
 struct Objects {
     groups: Vec<Located>,
@@ -31,7 +31,7 @@ struct Objects {
 #[derive(Default)]
 struct People {
     by_name: HashMap<String, usize>,
-    /// By identity provider and name there.
+    /// By identity provider and username at that provider.
     by_identity: HashMap<(String, String), usize>,
 }
 
@@ -50,7 +50,7 @@ pub(super) fn read(bytes: &[u8]) -> Input {
         group(object, &people, &mut input);
     }
     for (provider, secret) in &objects.providers {
-        // Without the Secret, only the hashes are missing.
+        // If the Secret is not in this file, users are imported without its hashes.
         if let Some((place, file)) = objects.files.get(secret) {
             htpasswd(provider, *place, file, &people, &mut input);
         }
@@ -104,13 +104,14 @@ fn strings<'a>(value: &'a Value, field: &str) -> impl Iterator<Item = &'a str> {
     value[field].as_array().into_iter().flatten().filter_map(Value::as_str)
 }
 
-/// Refers to a group. Names of objects are unique, and upper case counts.
+/// Refers to a group by the name of its object, which is unique and case-sensitive.
 fn reference(name: &str) -> GroupRef {
     GroupRef { id: SourceId::new("openshift", name), name: name.to_owned() }
 }
 
 fn user(object: &Located, people: &mut People, input: &mut Input) {
     let mut person = UserDraft::new(object.place, name(&object.value));
+    person.identify("openshift", object.uid_or_name());
     let index = input.users.len();
     person.set("displayName", object.value["fullName"].as_str().unwrap_or_default());
     for identity in strings(&object.value, "identities") {
@@ -120,7 +121,7 @@ fn user(object: &Located, people: &mut People, input: &mut Input) {
             people.by_identity.insert((provider.to_owned(), id.to_owned()), index);
         }
     }
-    // Deprecated: Groups list their users.
+    // Deprecated field: Groups list their users now.
     strings(&object.value, "groups").for_each(|group| person.join(reference(group)));
     people.by_name.insert(person.login().to_owned(), index);
     input.users.push(person);
@@ -166,7 +167,8 @@ fn group(object: &Located, people: &People, input: &mut Input) {
     }
 }
 
-/// Reads the hashes of an identity provider. A User exists only after the first login.
+/// Reads the hashes of an identity provider. OpenShift creates a User at the first login, so users without one are
+/// added. They have no identifier before that.
 fn htpasswd(provider: &str, place: Place, file: &str, people: &People, input: &mut Input) {
     for line in file.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#')) {
         let Some((name, hash)) = line.split_once(':') else {

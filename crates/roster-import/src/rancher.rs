@@ -25,7 +25,7 @@ enum SecretError {
 }
 
 /// Reads Users, UserAttributes (the user's groups at an identity provider) and password Secrets. Roles are not imported:
-/// permissions in this cluster are up to its RoleBindings.
+/// RoleBindings define the permissions in this cluster.
 pub(super) fn read(bytes: &[u8]) -> Input {
     let mut input = Input::default();
     let Some(text) = Text::new(bytes, &mut input) else { return input };
@@ -84,6 +84,8 @@ fn user(
     let text = |field: &str| value[field].as_str().unwrap_or_default();
     let id = value["metadata"]["name"].as_str().unwrap_or_default();
     let mut person = UserDraft::new(object.place, if text("username").is_empty() { id } else { text("username") });
+    // Rancher generates the names of its objects.
+    person.identify("rancher", id);
     person.set("displayName", text("displayName"));
     if value["enabled"] == false {
         person.set("state", "Disabled");
@@ -113,14 +115,14 @@ fn identity(principal: &str) -> Option<(&str, &str)> {
 fn groups(object: &Located, by_id: &HashMap<String, usize>, input: &mut Input) {
     let id = object.value["metadata"]["name"].as_str().unwrap_or_default();
     let Some(person) = by_id.get(id).copied() else { return };
-    // The Go type has no JSON tags: its fields have their Go names or, from older tools, lower-case ones.
+    // The Go type has no JSON tags, so fields have their Go names, or lower-case names if older tools wrote them.
     let field = |map: &Map<String, Value>, name: &str| {
         map.iter().find(|(key, _)| key.eq_ignore_ascii_case(name)).map(|(_, value)| value.clone()).unwrap_or_default()
     };
     let providers = object.value.as_object().map(|fields| field(fields, "GroupPrincipals")).unwrap_or_default();
     let lists = providers.as_object().into_iter().flatten().filter_map(|(_, list)| list.as_object());
     for principal in lists.flat_map(|list| field(list, "Items").as_array().cloned().unwrap_or_default()) {
-        // Teams of different organizations have the same display name.
+        // Teams of different organizations can have the same display name.
         let Some(principal_id) = principal["metadata"]["name"].as_str().filter(|id| !id.is_empty()) else {
             let reason = format!("GroupPrincipals: a group of {id} has no metadata.name, which identifies it");
             input.reject(object.place, reason);

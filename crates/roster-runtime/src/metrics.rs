@@ -37,11 +37,16 @@ impl CounterBy {
     /// Creates the series of these values at 0; others appear on first use. Prometheus misses the first increment of a
     /// series that starts with it.
     fn new(name: &'static str, values: &[&'static str]) -> Self {
-        let family = Family::<Label, Counter>::default();
+        let counter = Self { name, family: Family::default() };
         for value in values {
-            drop(family.get_or_create(&Label { name, value }));
+            counter.create(value);
         }
-        Self { name, family }
+        counter
+    }
+
+    /// Creates the series of this label value at 0, if it does not exist.
+    pub fn create(&self, value: &'static str) {
+        drop(self.family.get_or_create(&Label { name: self.name, value }));
     }
 
     /// Increments the counter for this label value.
@@ -131,7 +136,7 @@ impl Default for Metrics {
             binding_reconciliations: CounterBy::new("outcome", &["ok", "write", "status", "timeout"]),
             binding_reconcile_duration: seconds(),
             group_reconciliations: CounterBy::new("outcome", &["ok", "status", "timeout"]),
-            watch_errors: CounterBy::new("resource", &["users", "groups", "rolebindings"]),
+            watch_errors: CounterBy::new("resource", &[]),
             unreadable: Counter::default(),
             writes: CounterBy::new(
                 "kind",
@@ -156,7 +161,7 @@ impl Default for Metrics {
             token_reviews: CounterBy::new("outcome", &["authenticated", "refused", "unavailable"]),
             notifications: CounterBy::new("outcome", &["sent", "refused", "failed", "dropped"]),
             quota_moves: CounterBy::new("direction", &["grow", "shrink"]),
-            quota_hints: CounterBy::new("outcome", &["roomy", "made", "full", "late"]),
+            quota_hints: CounterBy::new("outcome", &["roomy", "made", "full", "late", "crowded", "passed"]),
             connections_shed: CounterBy::new("outcome", &["evicted", "refused", "stalled"]),
             certificate_expiry: Gauge::default(),
             leader: Gauge::default(),

@@ -1,4 +1,5 @@
-//! Applies the differences. It compares with the cluster first, so an interrupted import can be repeated.
+//! Applies the plan. Compares it with the cluster first and applies only differences, so that an interrupted import can
+//! be repeated.
 
 use anyhow::{Result, bail};
 use futures::{StreamExt, stream};
@@ -16,10 +17,18 @@ pub(super) async fn plan(client: Client, plan: Plan, files: &Files, args: &Args)
     if rejects::report_conflicts(&live, files) > 0 {
         bail!("nothing was applied: these objects of the cluster belong to other groups or people");
     }
+    let administrators = if args.accept_administrators { 0 } else { rejects::report_administrators(&live, files) };
     if !args.accept_existing_users && rejects::report_existing(&live, files) > 0 {
         bail!(
-            "nothing was applied: find out who created these Users and has their credentials; delete them or take them out \
-             of the Groups, or accept them with --accept-existing-users"
+            "nothing was applied: find out who created these Users and has their credentials, and whether they are the \
+             people of the source; delete them or remove them from the Groups, or accept them with \
+             --accept-existing-users"
+        );
+    }
+    if administrators > 0 {
+        bail!(
+            "nothing was applied: find out whether these people should be administrators of the cluster; omit the field \
+             with --without admin, or accept them with --accept-administrators"
         );
     }
     let bar = progress(plan.items.len());
@@ -74,7 +83,7 @@ pub(super) fn report(item: &Item, files: &Files, error: &kube::Error) {
         kube::Error::Api(status) => status.message.clone(),
         error => error.to_string(),
     };
-    rejects::report_rejected(item.place, files, &format!("{} {}: {message}", item.kind.name(), item.name));
+    rejects::report_at(item.place, files, &format!("{} {}: {message}", item.kind.name(), item.name));
 }
 
 /// Creates a progress bar on standard error, shown only on a terminal.

@@ -1,4 +1,4 @@
-//! Flags of `roster import`, and what its steps share.
+//! Flags of `roster import`, and types that its modules share.
 
 use std::path::PathBuf;
 
@@ -38,11 +38,17 @@ pub(in crate::cli) struct Args {
     #[arg(long, requires = "apply")]
     pub(super) force_conflicts: bool,
 
-    /// Allow changes to existing Users: those that name an imported Group in spec.groups or have labels that it selects
-    /// become its members, and those in the file get further Groups and spec.admin, even if an earlier import created
-    /// them. Without this flag, such an import applies nothing.
+    /// Allow the import to give Groups and spec.admin to existing Users: to those in the file, even if an earlier
+    /// import created them, and to those that become members of an imported Group because they name it in spec.groups
+    /// or have labels that it selects. Also allow it to give existing Users of the file another password, email or
+    /// identity, to enable them and to lift their restrictions, unless they were imported from the same identity in the
+    /// source. Without this flag, such an import applies nothing.
     #[arg(long)]
     pub(super) accept_existing_users: bool,
+
+    /// Allow the import to create Users with spec.admin. Without this flag, such an import applies nothing.
+    #[arg(long)]
+    pub(super) accept_administrators: bool,
 
     /// Namespace of the password Secrets. It must exist.
     #[arg(long, value_name = "NAMESPACE")]
@@ -111,7 +117,7 @@ fn parse_delimiter(text: &str) -> Result<u8, String> {
     }
 }
 
-/// Numbers of objects, by result.
+/// Number of objects by result.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub(super) struct Outcome {
     pub(super) created: usize,
@@ -120,7 +126,7 @@ pub(super) struct Outcome {
     pub(super) failed: usize,
 }
 
-/// Names of the files, in the order in which [`roster_import::draft::Place`] counts them.
+/// Names of the imported files, indexed by [`roster_import::draft::Place::file`].
 pub(super) struct Files([String; 3]);
 
 impl Files {

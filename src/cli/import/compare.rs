@@ -1,8 +1,10 @@
 //! Decides without a request whether applying a manifest would change an object.
 //!
-//! It would not if this field manager owns exactly the fields of the manifest, and each has the manifest's value. In doubt,
-//! the manifest is applied: that costs a request but changes nothing.
+//! An object stays as it is if this field manager owns exactly the fields of the manifest, and each has the manifest's
+//! value. If in doubt, the manifest is applied, which costs a request but changes nothing.
 
+use kube::ResourceExt;
+use kube::api::DynamicObject;
 use serde_json::{Map, Value};
 
 use super::args::FIELD_MANAGER;
@@ -14,6 +16,17 @@ pub(super) fn is_applied(manifest: &Value, live: &Value) -> bool {
     let Some(owned) = own.next().map(|entry| &entry["fieldsV1"]) else { return false };
     let desired = content(manifest);
     owned.as_object().is_some_and(|owned| owns(owned, &Value::Object(desired), live))
+}
+
+/// Returns the fields of `spec` that this field manager has applied, in the notation of managedFields. Null if it has
+/// never applied the object.
+pub(super) fn owned(object: &DynamicObject) -> Value {
+    let mut own = object
+        .managed_fields()
+        .iter()
+        .filter(|entry| entry.manager.as_deref() == Some(FIELD_MANAGER) && entry.operation.as_deref() == Some("Apply"));
+    let fields = own.next().and_then(|entry| entry.fields_v1.as_ref());
+    fields.map_or(Value::Null, |fields| fields.0.get("f:spec").cloned().unwrap_or_else(|| Map::new().into()))
 }
 
 /// Returns the fields that managedFields track: not apiVersion, kind, name and namespace.

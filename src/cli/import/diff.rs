@@ -24,6 +24,9 @@ pub(super) async fn plan(client: Client, plan: Plan, files: &Files, args: &Args)
     let live = Live::read(client, &plan).await?;
     let mut outcome = Outcome::default();
     outcome.failed += rejects::report_conflicts(&live, files);
+    if !args.accept_administrators {
+        outcome.failed += rejects::report_administrators(&live, files);
+    }
     if !args.accept_existing_users {
         outcome.failed += rejects::report_existing(&live, files);
     }
@@ -84,7 +87,7 @@ fn between(before: &str, after: &str, from: &str, to: &str) -> String {
     TextDiff::from_lines(before, after).unified_diff().context_radius(3).header(from, to).to_string()
 }
 
-/// Returns the declared part of an object as YAML. Of hashes, only the scheme is shown.
+/// Returns the declared part of an object as YAML. Only the scheme of a hash is shown.
 fn shown(object: &Value, before: Option<&Value>) -> String {
     let mut shown = Map::new();
     for field in ["apiVersion", "kind", "spec", "type", "data"] {
@@ -101,17 +104,17 @@ fn shown(object: &Value, before: Option<&Value>) -> String {
     shown.insert("metadata".to_owned(), metadata.into());
     if let Some(Value::Object(data)) = shown.get_mut("data") {
         for (key, value) in data {
-            let is_other = before.is_some_and(|before| before["data"][key] != *value);
-            *value = mask(key, value, is_other).into();
+            let is_changed = before.is_some_and(|before| before["data"][key] != *value);
+            *value = mask(key, value, is_changed).into();
         }
     }
     serde_yaml::to_string(&shown).unwrap_or_default()
 }
 
-fn mask(key: &str, value: &Value, is_other: bool) -> String {
+fn mask(key: &str, value: &Value, is_changed: bool) -> String {
     let hash = value.as_str().filter(|_| key == HASH_KEY).and_then(|text| BASE64_STANDARD.decode(text).ok());
     let scheme = masked(&String::from_utf8(hash.unwrap_or_default()).unwrap_or_default());
-    if is_other { format!("{scheme} (changed)") } else { scheme }
+    if is_changed { format!("{scheme} (changed)") } else { scheme }
 }
 
 #[cfg(test)]

@@ -1,32 +1,32 @@
-//! The objects of a plan in the cluster: reads them with a few lists, and applies them.
+//! Reads the existing objects of a plan with a few list requests, and applies manifests.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::num::NonZero;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 use backon::{ExponentialBuilder, Retryable};
 use base64::prelude::{BASE64_STANDARD, Engine};
+use futures::{StreamExt, stream};
 use k8s_openapi::api::core::v1::Secret as SecretObject;
 use kube::api::{Api, ApiResource, DynamicObject, ListParams, Patch, PatchParams};
 use kube::{Client, Resource, ResourceExt};
-use roster_api::{Group, PASSWORD_SECRET_TYPE, User};
+use roster_api::{Group, PASSWORD_SECRET_TYPE, SOURCE_ID_ANNOTATION, User};
 use roster_credentials::HashMetrics;
 use roster_credentials::hash::{Argon2idCost, PasswordHash};
 use roster_credentials::pool::HashPool;
 use roster_credentials::source::HASH_KEY;
-use roster_import::assemble::{Content, Item, Plan};
+use roster_import::assemble::{Content, Item, Plan, Secret};
 use roster_import::conflict::{Conflict, Conflicts};
-use roster_import::consent::{Admitted, Consent, ExistingUser, Promotions};
-use roster_import::draft::SOURCE_ANNOTATION;
+use roster_import::consent::{Consent, ExistingUser, Findings};
 use roster_import::rules::Kind;
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::Value;
 
 use super::args::{CONCURRENCY, FIELD_MANAGER};
-use super::compare::is_applied;
+use super::compare::{is_applied, owned};
 
-/// Objects in one page of a list.
+/// Maximum number of objects in one page of a list.
 pub(crate) const PAGE: u32 = 500;
 
 /// Identifies an object.
@@ -54,16 +54,14 @@ pub(super) struct Live {
     pool: HashPool,
     /// Existing objects. `None` if applying would change nothing, so memory grows only with the differences.
     found: HashMap<Key, Option<Value>>,
-    /// Existing Users that would become members of a Group although the plan does not list them.
-    pub(super) admitted: Vec<Admitted>,
-    /// Existing Users that the plan gives further Groups or `spec.admin`.
-    pub(super) promotions: Promotions,
-    /// Existing objects that have the name of a planned one, and are another group or person.
+    /// What the plan must not do without consent.
+    pub(super) findings: Findings,
+    /// Existing objects that have the name of a planned one but represent another group or person.
     pub(super) conflicts: Vec<Conflict>,
 }
 
 impl Live {
-    /// Lists Groups, Users, and password Secrets in the plan's namespaces.
+    /// Lists Groups, password Secrets in the plan's namespaces, and Users.
     pub(super) async fn read(client: Client, plan: &Plan) -> Result<Self> {
         let mut wanted = HashMap::new();
         let mut namespaces = BTreeSet::new();
@@ -78,33 +76,57 @@ impl Live {
                 wanted.insert(Key::Secret(secret.namespace.clone(), secret.name.clone()), manifest);
             }
         }
-        let (admitted, promotions) = (Vec::new(), Promotions::default());
-        let mut live =
-            Self { client, pool: pool(), found: HashMap::new(), admitted, promotions, conflicts: Vec::new() };
+        let (findings, conflicts) = (Findings::default(), Vec::new());
+        let mut live = Self { client, pool: pool(), found: HashMap::new(), findings, conflicts };
         let (mut consent, mut conflicts) = (Consent::new(plan), Conflicts::new(plan));
         let api = Api::all_with(live.client.clone(), &resource::<Group>());
         let group = |object: &DynamicObject| {
             let (name, spec) = (object.name_any(), &object.data["spec"]);
             consent.existing_group(&name, spec);
-            let source = object.annotations().get(SOURCE_ANNOTATION).map(String::as_str);
-            conflicts.existing(Kind::Group, &name, source, spec);
+            conflicts.existing(Kind::Group, &name, source(object), spec);
         };
         live.list(&api, "", Key::Group, &wanted, group).await?;
-        let api = Api::all_with(live.client.clone(), &resource::<User>());
-        let user = |object: &DynamicObject| {
-            let (name, labels, spec) = (object.name_any(), object.labels(), &object.data["spec"]);
-            consent.existing_user(&ExistingUser { name: &name, labels, spec });
-            conflicts.existing(Kind::User, &name, None, spec);
-        };
-        live.list(&api, "", Key::User, &wanted, user).await?;
-        (live.admitted, live.promotions) = consent.finish();
-        live.conflicts = conflicts.finish();
         for namespace in namespaces {
             let api = Api::namespaced_with(live.client.clone(), &namespace, &resource::<SecretObject>());
             let key = |name| Key::Secret(namespace.clone(), name);
             live.list(&api, &format!("type={PASSWORD_SECRET_TYPE}"), key, &wanted, |_| {}).await?;
         }
+        live.compare_passwords(plan).await;
+        let gets_password = live.gets_password(plan);
+        let api = Api::all_with(live.client.clone(), &resource::<User>());
+        let user = |object: &DynamicObject| {
+            let (name, labels, spec) = (object.name_any(), object.labels(), &object.data["spec"]);
+            let (source, owned) = (source(object), owned(object));
+            let gets_password = gets_password.contains(&name);
+            consent.existing_user(&ExistingUser { name: &name, labels, spec, source, owned: &owned, gets_password });
+            conflicts.existing(Kind::User, &name, source, spec);
+        };
+        live.list(&api, "", Key::User, &wanted, user).await?;
+        live.findings = consent.finish();
+        live.conflicts = conflicts.finish();
         Ok(live)
+    }
+
+    /// Marks the existing Secrets as unchanged whose hash matches the plaintext password of the plan.
+    async fn compare_passwords(&mut self, plan: &Plan) {
+        let live = &*self;
+        let compared = stream::iter(&plan.items).map(|item| async {
+            let secret = item.secret.as_ref()?;
+            let key = key_of_secret(secret);
+            let (Content::Plain(password), Some(Some(object))) = (&secret.content, live.found.get(&key)) else {
+                return None;
+            };
+            is_same(&live.pool, password, object).await.then_some(key)
+        });
+        let same: Vec<Key> = compared.buffer_unordered(CONCURRENCY).filter_map(std::future::ready).collect().await;
+        self.found.extend(same.into_iter().map(|key| (key, None)));
+    }
+
+    /// Returns the names of the Users for whom the plan has a password Secret that does not exist or differs.
+    fn gets_password(&self, plan: &Plan) -> BTreeSet<String> {
+        let secrets = plan.items.iter().filter_map(|item| item.secret.as_ref());
+        let changed = secrets.filter(|secret| !matches!(self.found.get(&key_of_secret(secret)), Some(None)));
+        changed.map(|secret| secret.user.clone()).collect()
     }
 
     async fn list(
@@ -134,7 +156,7 @@ impl Live {
         }
     }
 
-    /// Whether the item's own object exists.
+    /// Returns whether the User or Group of the item exists, regardless of its Secret.
     pub(super) fn exists(&self, item: &Item) -> bool {
         self.found.contains_key(&key_of(item))
     }
@@ -143,13 +165,13 @@ impl Live {
     pub(super) async fn steps(&self, item: &Item) -> Vec<Step> {
         let mut steps = Vec::new();
         if let Some(secret) = &item.secret {
-            let key = Key::Secret(secret.namespace.clone(), secret.name.clone());
+            let key = key_of_secret(secret);
             let live = self.found.get(&key).cloned();
-            let hash = match &secret.content {
-                Content::Hash(hash) => Some(hash.expose_secret().to_owned()),
-                Content::Plain(password) => rehash(&self.pool, password, live.as_ref().and_then(Option::as_ref)).await,
-            };
-            if let Some(hash) = hash.filter(|_| !matches!(live, Some(None))) {
+            if !matches!(live, Some(None)) {
+                let hash = match &secret.content {
+                    Content::Hash(hash) => hash.expose_secret().to_owned(),
+                    Content::Plain(password) => hash(&self.pool, password).await,
+                };
                 steps.push(Step { key, manifest: secret.manifest(&hash), live: live.flatten() });
             }
         }
@@ -189,6 +211,32 @@ fn key_of(item: &Item) -> Key {
     }
 }
 
+fn key_of_secret(secret: &Secret) -> Key {
+    Key::Secret(secret.namespace.clone(), secret.name.clone())
+}
+
+/// Returns the identity in the source from which the object was imported.
+fn source(object: &impl ResourceExt) -> Option<&str> {
+    object.annotations().get(SOURCE_ID_ANNOTATION).map(String::as_str)
+}
+
+/// Returns the names of the Groups that were imported before, by their identities in the source.
+pub(super) async fn known_groups(client: &Client) -> Result<BTreeMap<String, String>> {
+    let api = Api::<Group>::all(client.clone());
+    let (mut known, mut params) = (BTreeMap::new(), ListParams::default().limit(PAGE));
+    loop {
+        let page = api.list_metadata(&params).await.context("Groups can't be listed")?;
+        for object in page.items {
+            // If two Groups have one identity, the comparison with the plan reports it.
+            known.extend(source(&object).map(|source| (source.to_owned(), object.name_any())));
+        }
+        match page.metadata.continue_.filter(|token| !token.is_empty()) {
+            Some(token) => params = params.continue_token(&token),
+            None => return Ok(known),
+        }
+    }
+}
+
 fn resource<K: Resource<DynamicType = ()>>() -> ApiResource {
     ApiResource::erase::<K>(&())
 }
@@ -208,15 +256,17 @@ fn pool() -> HashPool {
     HashPool::new(Argon2idCost::default(), slots, CONCURRENCY, HashMetrics::default())
 }
 
-/// Hashes a password. Returns `None` if the existing hash matches, so that repeating an import changes nothing.
-async fn rehash(pool: &HashPool, password: &SecretString, live: Option<&Value>) -> Option<String> {
-    let known = live.and_then(|live| live["data"][HASH_KEY].as_str());
+/// Returns whether the hash in an existing Secret matches the password, so that repeating an import changes nothing.
+async fn is_same(pool: &HashPool, password: &SecretString, live: &Value) -> bool {
+    let known = live["data"][HASH_KEY].as_str();
     let known = known.and_then(|known| String::from_utf8(BASE64_STANDARD.decode(known).ok()?).ok());
-    if let Some(known) = known.and_then(|known| PasswordHash::parse(&known).ok())
-        && pool.is_same(password, &known).await == Ok(true)
-    {
-        return None;
+    match known.and_then(|known| PasswordHash::parse(&known).ok()) {
+        Some(known) => pool.is_same(password, &known).await == Ok(true),
+        None => false,
     }
+}
+
+async fn hash(pool: &HashPool, password: &SecretString) -> String {
     let hash = pool.hash(password).await.expect("the pool queues every concurrent request");
-    Some(hash.expose().to_owned())
+    hash.expose().to_owned()
 }

@@ -1,4 +1,4 @@
-//! `roster import`: people and groups from other systems, previewed, written as manifests, or applied.
+//! `roster import`: imports people and groups from other systems. Previews changes, writes manifests, or applies them.
 
 mod apply;
 mod args;
@@ -27,11 +27,24 @@ use format::ImportFormat;
 
 /// Runs the import. Fails if entries were rejected or objects could not be written.
 pub(super) fn execute(args: &Args) -> Result<ExitCode> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    runtime.block_on(import(args))
+}
+
+async fn import(args: &Args) -> Result<ExitCode> {
     let files = Files::of(args);
-    let (plan, is_empty) = plan(args)?;
+    let rules = Rules::default();
+    let input = read(args.from.into(), &source(args)?, &rules);
+    let is_empty = input.is_empty();
+    let mut options = options(args);
+    // Only groups with an identifier can have been imported under another name.
+    if args.write.is_none() && input.has_identified_groups() {
+        options.known_groups = live::known_groups(&cluster::client("import").await?).await?;
+    }
+    let plan = assemble(input, &options, &rules);
     rejects::print(&plan.rejected, &files);
     for item in &plan.without_hash {
-        rejects::report_rejected(
+        rejects::report_at(
             item.place,
             &files,
             &format!("{} is imported without a password: it {}", item.who, item.reason),
@@ -39,41 +52,33 @@ pub(super) fn execute(args: &Args) -> Result<ExitCode> {
     }
     for group in &plan.suffixed {
         let (name, title, id) = (&group.name, &group.title, &group.id);
-        rejects::report_rejected(
-            group.place,
-            &files,
-            &format!("Group {name} is {id}: several groups have the name {title}"),
-        );
+        rejects::report_at(group.place, &files, &format!("Group {name} is {id}: several groups have the name {title}"));
     }
     if let Some(path) = &args.rejects {
         rejects::write(path, &plan.rejected, &files).with_context(|| path.display().to_string())?;
     }
     let rejected = plan.rejected.len();
-    let outcome = run(args, plan, &files)?;
+    let outcome = run(args, plan, &files).await?;
     let is_fine = outcome.failed == 0 && (rejected == 0 || args.allow_rejected && !is_empty);
     Ok(if is_fine { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-fn run(args: &Args, plan: Plan, files: &Files) -> Result<Outcome> {
+async fn run(args: &Args, plan: Plan, files: &Files) -> Result<Outcome> {
     if let Some(folder) = &args.write {
         if !args.accept_existing_users {
-            write::warn_of_existing_members(&plan);
+            write::warn_of_existing_users(&plan);
+        }
+        if !args.accept_administrators {
+            write::warn_of_administrators(&plan);
         }
         return write::manifests(plan, folder);
     }
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    runtime.block_on(async {
-        let client = cluster::client("import").await?;
-        if args.apply {
-            apply::plan(client, plan, files, args).await
-        } else {
-            diff::plan(client, plan, files, args).await
-        }
-    })
+    let client = cluster::client("import").await?;
+    if args.apply { apply::plan(client, plan, files, args).await } else { diff::plan(client, plan, files, args).await }
 }
 
-/// Returns the plan, and whether the file contains no user and no group.
-fn plan(args: &Args) -> Result<(Plan, bool)> {
+/// Reads the files.
+fn source(args: &Args) -> Result<Source> {
     let is_passwd = args.from == ImportFormat::Passwd;
     if !is_passwd && (args.group_file.is_some() || args.shadow_file.is_some()) {
         bail!("--group-file and --shadow-file require --from passwd");
@@ -88,7 +93,7 @@ fn plan(args: &Args) -> Result<(Plan, bool)> {
             bail!("{flag} requires --from csv");
         }
     }
-    let source = Source {
+    Ok(Source {
         main: bytes(&args.file)?,
         group: args.group_file.as_deref().map(bytes).transpose()?,
         shadow: args.shadow_file.as_deref().map(bytes).transpose()?,
@@ -98,18 +103,18 @@ fn plan(args: &Args) -> Result<(Plan, bool)> {
             ignore_unknown_columns: args.ignore_unknown_columns,
             delimiter: args.delimiter,
         },
-    };
-    let options = Options {
+    })
+}
+
+fn options(args: &Args) -> Options {
+    Options {
         secret_namespace: args.secret_namespace.clone(),
         without_unusable_hashes: args.without_unusable_hashes,
         hash_passwords: args.hash_passwords,
         no_groups: args.no_groups,
         without: args.without.clone(),
-    };
-    let rules = Rules::default();
-    let input = read(args.from.into(), &source, &rules);
-    let is_empty = input.is_empty();
-    Ok((assemble(input, &options, &rules), is_empty))
+        ..Options::default()
+    }
 }
 
 fn bytes(path: &Path) -> Result<Vec<u8>> {

@@ -1,4 +1,5 @@
-//! Writes manifests to a folder: one file for each person and group, the same for the same input.
+//! Writes manifests to a folder, one file for each person and group. The same input results in the same files, except
+//! that plaintext passwords are hashed with a new salt each time.
 
 use std::fs;
 use std::path::Path;
@@ -6,22 +7,39 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use roster_credentials::hash::{Argon2idCost, Memory, PasswordHash};
 use roster_import::assemble::{Content, Item, Plan, Secret};
+use roster_import::consent::gives_control;
 use roster_import::rules::Kind;
 use secrecy::ExposeSecret;
 
 use super::args::Outcome;
 use crate::cli::private_file;
 
-/// Warns that existing Users may become members of these Groups, which can't be checked without a cluster.
-pub(super) fn warn_of_existing_members(plan: &Plan) {
+/// Warns of what the manifests would do to existing Users, which can't be checked without a cluster.
+pub(super) fn warn_of_existing_users(plan: &Plan) {
     let open = plan.items.iter().filter(|item| item.object["spec"]["acceptDeclaredMembers"] == true).count();
     if open > 0 {
         eprintln!(
             "warning: Groups that accept declared members: {open}. Existing Users that name one of them in \
-             spec.groups or have labels that it selects become its members when you apply, and existing Users with \
-             the names of imported ones keep their credentials. To list them, run the same import against the cluster \
-             without --write first"
+             spec.groups or have labels that it selects become its members when you apply. To list them, run the same \
+             import against the cluster without --write first"
         );
+    }
+    let people = plan.items.iter().filter(|item| item.kind == Kind::User && gives_control(item)).count();
+    if people > 0 {
+        eprintln!(
+            "warning: Users with a password, an email or other fields by which someone controls them: {people}. If a User \
+             with the name of one of them exists, it gets these fields when you apply, but keeps its Groups, roles and \
+             API keys. To list such Users, run the same import against the cluster without --write first"
+        );
+    }
+}
+
+/// Warns of new administrators.
+pub(super) fn warn_of_administrators(plan: &Plan) {
+    let administrators = plan.items.iter().filter(|item| item.object["spec"]["admin"] == true);
+    let names: Vec<&str> = administrators.map(|item| item.name.as_str()).collect();
+    if !names.is_empty() {
+        eprintln!("warning: Users that become administrators when you apply: {}", names.join(", "));
     }
 }
 

@@ -8,7 +8,7 @@ pub(super) fn page(roster: Command, plugin: Command) -> String {
     let mut parts = vec![
         head("Command line"),
         "\nOne program with two names: `roster`, and `kubectl roster` if it is installed as `kubectl-roster`. Flags take precedence\n\
-         over environment variables, and these over defaults.\n"
+         over environment variables, which take precedence over defaults.\n"
             .to_owned(),
     ];
     for (name, mut command) in [("roster", roster), ("kubectl roster", plugin)] {

@@ -15,7 +15,7 @@ const METHODS: &[&str] = &["get", "post", "patch", "delete"];
 pub(super) fn page(document: &Value) -> String {
     let parts = [
         head("Directory API"),
-        format!("\n`{API_VERSION}`. Paths are below `/apis/{API_VERSION}`; what they are for is in\n"),
+        format!("\n`{API_VERSION}`. Paths are below `/apis/{API_VERSION}`; for their use, see\n"),
         "[the directory](../../how-to/directory.md) and [logins](../../how-to/logins.md).\n\n## Paths\n\n".to_owned(),
         paths(document),
         "\n## Parameters\n".to_owned(),
@@ -60,23 +60,23 @@ fn answer(operation: &Value) -> Option<&str> {
 fn parameters(document: &Value) -> String {
     let mut sets: Vec<(&Value, Vec<String>)> = Vec::new();
     for (path, _, operation) in operations(document) {
-        let taken = &operation["parameters"];
-        if taken.is_null() {
+        let parameters = &operation["parameters"];
+        if parameters.is_null() {
             continue;
         }
         let what = format!("{} of `{path}`", operation["x-kubernetes-action"].as_str().unwrap_or_default());
-        match sets.iter_mut().find(|(set, _)| *set == taken) {
-            Some((_, takers)) => takers.push(what),
-            None => sets.push((taken, vec![what])),
+        match sets.iter_mut().find(|(set, _)| *set == parameters) {
+            Some((_, users)) => users.push(what),
+            None => sets.push((parameters, vec![what])),
         }
     }
-    let section = |(set, takers): (&Value, Vec<String>)| {
+    let section = |(set, users): (&Value, Vec<String>)| {
         let row = |parameter: &Value| {
             let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
             vec![code(&text(&parameter["name"])), text(&parameter["schema"]["type"]), text(&parameter["description"])]
         };
         let rows: Vec<Vec<String>> = set.as_array().into_iter().flatten().map(row).collect();
-        format!("\nParameters of {}:\n\n{}", takers.join(", "), table(&["parameter", "type", "description"], &rows))
+        format!("\nParameters of {}:\n\n{}", users.join(", "), table(&["parameter", "type", "description"], &rows))
     };
     sets.into_iter().map(section).collect()
 }

@@ -22,7 +22,7 @@ impl Schemas<'_> {
         let (name, resolved) = self.resolve(schema);
         let own = schema["description"].as_str();
         let mut description = own.or(resolved["description"].as_str()).unwrap_or_default().to_owned();
-        // Types of Kubernetes are documented there.
+        // Kubernetes documents its own types.
         let foreign = name.filter(|name| name.starts_with("io.k8s."));
         if let Some(kind) = foreign.and_then(|name| name.rsplit('.').next()) {
             description = format!("{description} See {kind} in the Kubernetes API reference.");

@@ -1,4 +1,4 @@
-//! Finds or builds the programs of the control plane.
+//! Finds or builds the programs of the control plane and of nodes.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -43,7 +43,7 @@ impl Assets {
         if let Some(dir) = &given
             && !dir.is_dir()
         {
-            bail!("KUBEBUILDER_ASSETS={} is not a folder: unset it or let it name one", dir.display());
+            bail!("KUBEBUILDER_ASSETS={} is not a folder: unset it, or set it to a folder", dir.display());
         }
         let mut built = None;
         let mut find = |tool: &str| -> Result<PathBuf> {
@@ -71,6 +71,52 @@ impl Assets {
             None => find("helm")?,
         };
         Ok(Self { etcd, apiserver, controller_manager, kubectl, helm })
+    }
+}
+
+/// Paths of what a node runs, and of the scheduler.
+#[derive(Clone, Debug)]
+pub struct NodeParts {
+    /// kubelet.
+    pub kubelet: PathBuf,
+    /// kube-proxy.
+    pub kube_proxy: PathBuf,
+    /// kube-scheduler.
+    pub scheduler: PathBuf,
+    /// containerd, in a folder with its shim.
+    pub containerd: PathBuf,
+    /// ctr, containerd's client.
+    pub ctr: PathBuf,
+    /// Folder with the CNI plugins.
+    pub cni: PathBuf,
+    /// First process of a PID namespace, which reaps orphans.
+    pub pause: PathBuf,
+    /// OCI archive of an image with pause.
+    pub pause_image: PathBuf,
+    /// OCI archive of an image with CoreDNS.
+    pub coredns_image: PathBuf,
+}
+
+impl NodeParts {
+    /// Returns the project's own build, which is built if it is missing.
+    ///
+    /// # Errors
+    /// If it can't be built. The message says what is missing.
+    pub fn resolve() -> Result<Self> {
+        // Builds first what both consist of.
+        Assets::resolve()?;
+        let dir = run("controlplane/node/build.sh")?;
+        Ok(Self {
+            kubelet: dir.join("kubelet"),
+            kube_proxy: dir.join("kube-proxy"),
+            scheduler: dir.join("kube-scheduler"),
+            containerd: dir.join("containerd"),
+            ctr: dir.join("ctr"),
+            cni: dir.join("cni"),
+            pause: dir.join("pause"),
+            pause_image: dir.join("pause.tar"),
+            coredns_image: dir.join("coredns.tar"),
+        })
     }
 }
 
@@ -112,5 +158,5 @@ fn minor_version(program: &Path, args: &[&str]) -> Result<u32> {
     let minor = text.split("v1.").nth(1).and_then(|rest| rest.split(|c: char| !c.is_ascii_digit()).next());
     minor
         .and_then(|minor| minor.parse().ok())
-        .with_context(|| format!("{} states no version: {text}", program.display()))
+        .with_context(|| format!("the output of {} contains no version: {text}", program.display()))
 }

@@ -50,7 +50,8 @@ fn connect(backends: &Mutex<Vec<SocketAddr>>) -> Option<TcpStream> {
     backends.iter().find_map(|backend| TcpStream::connect_timeout(backend, Duration::from_secs(1)).ok())
 }
 
-fn relay(client: TcpStream, server: TcpStream) -> io::Result<()> {
+/// Copies bytes in both directions, in threads, until both sides have closed the connection.
+pub(crate) fn relay(client: TcpStream, server: TcpStream) -> io::Result<()> {
     // Like a Service, do not delay small packets.
     client.set_nodelay(true)?;
     server.set_nodelay(true)?;

@@ -1,5 +1,6 @@
 //! kubectl and helm, run as commands.
 
+use std::ffi::OsString;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
@@ -9,6 +10,7 @@ use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
 use crate::assets::Assets;
+use crate::paths::project_root;
 
 /// kubectl with the kubeconfig of one control plane.
 #[derive(Clone, Debug)]
@@ -94,6 +96,40 @@ impl Kubectl {
             bail!("helm {}: {}", args.join(" "), String::from_utf8_lossy(&output.stderr).trim());
         }
         Ok(String::from_utf8(output.stdout)?)
+    }
+    /// Returns the folders of kubectl and helm, followed by the PATH of this process.
+    ///
+    /// # Errors
+    /// If a folder contains a colon.
+    pub fn path(&self) -> Result<OsString> {
+        let tools = [&self.assets.kubectl, &self.assets.helm];
+        let mut dirs: Vec<_> = tools.into_iter().filter_map(|tool| tool.parent().map(Path::to_owned)).collect();
+        dirs.dedup();
+        let inherited = std::env::var_os("PATH").unwrap_or_default();
+        Ok(std::env::join_paths(dirs.into_iter().chain(std::env::split_paths(&inherited)))?)
+    }
+
+    /// Returns a command that runs a script with kubectl and helm, in the project's root folder.
+    ///
+    /// # Errors
+    /// If PATH can't be set.
+    pub fn bash(&self, script: &str) -> Result<Command> {
+        let mut command = self.command(Path::new("bash"));
+        command.args(["-c", script]).current_dir(project_root()).env("PATH", self.path()?);
+        Ok(command)
+    }
+
+    /// Runs a script until its first error, and returns its output.
+    ///
+    /// # Errors
+    /// If it fails; the message contains its output.
+    pub fn script(&self, script: &str) -> Result<String> {
+        let output = self.bash(&format!("set -euo pipefail\n{script}"))?.stdin(Stdio::null()).output()?;
+        let text = String::from_utf8(output.stdout)?;
+        if !output.status.success() {
+            bail!("{script} ({}): {text}{}", output.status, String::from_utf8_lossy(&output.stderr).trim());
+        }
+        Ok(text)
     }
 }
 

@@ -1,16 +1,18 @@
 //! A local control plane (the real etcd, kube-apiserver and kube-controller-manager) and operators, for
-//! the integration tests, `make demo` and `make up`.
+//! the integration tests, `make demo` and `make up`, and a cluster with nodes for `make cluster` and the end-to-end
+//! tests.
 //!
 //! ```text
 //!  assets ──▶ template ──▶ control_plane ──▶ kubectl ──▶ operator
-//!                            │    │                        │
-//!                           pki  process ◀─────────────────┴──▶ balancer
+//!                            │    │     ╲                  │
+//!                           pki  process ◀───── cluster    └──▶ balancer
 //! ```
 //!
 //! Everything listens on free loopback ports, and ends with the process that started it.
 
 pub mod assets;
 pub mod balancer;
+pub mod cluster;
 pub mod control_plane;
 pub mod kubectl;
 pub mod operator;
@@ -21,6 +23,7 @@ pub mod process;
 mod python;
 mod template;
 
+pub use cluster::NodeCluster;
 pub use control_plane::{ControlPlane, Flags};
 pub use kubectl::Kubectl;
 pub use operator::{Installation, Operator};

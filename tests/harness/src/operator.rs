@@ -75,8 +75,14 @@ impl Installation {
         let balancer = plane.balancer.clone();
         let chart = project_root().join("charts/roster");
         let external = format!("externalURL=https://localhost:{}", balancer.port);
-        let mut args =
-            vec!["install", "roster", chart.to_str().context("the path is UTF-8")?, "-n", NAMESPACE, "--skip-crds"];
+        let mut args = vec![
+            "install",
+            "roster",
+            chart.to_str().context("the path is not valid UTF-8")?,
+            "-n",
+            NAMESPACE,
+            "--skip-crds",
+        ];
         args.extend(["--set", &external, "--set", "anonymousLogins=true"]);
         args.extend(values.iter().flat_map(|value| ["--set", value]));
         plane.kubectl.helm(&args)?;
@@ -89,7 +95,7 @@ impl Installation {
 /// Creates the CRDs with kubectl, as an upgrade does: helm waits four seconds for those that it creates itself.
 fn install_crds(plane: &ControlPlane) -> Result<()> {
     let crds = project_root().join("crds");
-    let crds = crds.to_str().context("the path is UTF-8")?;
+    let crds = crds.to_str().context("the path is not valid UTF-8")?;
     plane.kubectl.run(&["apply", "--server-side", "-f", crds])?;
     plane.kubectl.run(&["wait", "--for=condition=Established", "--timeout=30s", "-f", crds])?;
     Ok(())
@@ -114,7 +120,7 @@ pub struct Operator {
     address: SocketAddr,
     probes: SocketAddr,
     balancer: Balancer,
-    /// Command line, to start it again.
+    /// Command line with which it can be started again.
     pub command_line: String,
 }
 
@@ -129,7 +135,7 @@ impl Operator {
         while let Err(error) = operator.probe("/readyz") {
             operator.process.check()?;
             if Instant::now() > deadline {
-                return Err(error.context("the operator does not become ready"));
+                return Err(error.context("the operator did not become ready"));
             }
             std::thread::sleep(Duration::from_millis(20));
         }
@@ -153,7 +159,7 @@ impl Operator {
 
         let args: Vec<String> = own.into_iter().chain(args.iter().map(|arg| (*arg).to_owned())).collect();
         let mut command = Command::new(binary);
-        // There is no Service whose endpoints must be updated first.
+        // A short drain is enough: there is no Service whose endpoints must be updated first.
         command
             .env("KUBECONFIG", &installation.kubeconfig)
             .env("HOSTNAME", name)
@@ -168,22 +174,22 @@ impl Operator {
         Ok(Self { process, address, probes, balancer: installation.balancer.clone(), command_line })
     }
 
-    /// Process id.
+    /// Returns the process ID.
     pub fn id(&self) -> u32 {
         self.process.id()
     }
 
-    /// Address of the TLS port.
+    /// Returns the URL of the TLS port.
     pub fn url(&self) -> String {
         format!("https://{}", self.address)
     }
 
-    /// Address of the probe port.
+    /// Returns the URL of the probe port.
     pub fn probe_url(&self) -> String {
         format!("http://{}", self.probes)
     }
 
-    /// Path of the log.
+    /// Returns the path of the log.
     pub fn log(&self) -> &Path {
         &self.process.log
     }
@@ -215,7 +221,7 @@ impl Operator {
         self.process.kill();
     }
 
-    /// Stops the operator like Kubernetes: SIGTERM, and time to finish.
+    /// Stops the operator as Kubernetes does: sends SIGTERM and waits up to 30 s.
     ///
     /// # Errors
     /// If it has to be killed.

@@ -13,7 +13,7 @@ pub fn project_root() -> PathBuf {
     root.expect("run this inside the project").to_owned()
 }
 
-/// Returns the operator under test: `ROSTER_TEST_BINARY`, or the one that cargo built beside the tests. `make test`
+/// Returns the operator under test: `ROSTER_TEST_BINARY`, or the one that cargo built with the tests. `make test`
 /// sets the release build, which is what ships, while the tests themselves are compiled without optimization.
 pub fn operator_under_test(built: &str) -> PathBuf {
     std::env::var_os("ROSTER_TEST_BINARY").map_or_else(|| PathBuf::from(built), PathBuf::from)

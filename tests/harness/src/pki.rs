@@ -59,12 +59,12 @@ impl Authority {
         dir: &Path,
         file: &str,
         common_name: &str,
-        organisations: &[&str],
+        organizations: &[&str],
     ) -> Result<(PathBuf, PathBuf)> {
         let mut params = CertificateParams::default();
         params.distinguished_name.push(DnType::CommonName, common_name);
-        for organisation in organisations {
-            params.distinguished_name.push(DnType::OrganizationName, *organisation);
+        for organization in organizations {
+            params.distinguished_name.push(DnType::OrganizationName, *organization);
         }
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
         self.issue(dir, file, &params)

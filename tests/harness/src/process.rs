@@ -18,6 +18,8 @@ use rustix::process::{Pid, Signal, kill_process, set_parent_process_death_signal
 pub struct Process {
     name: String,
     command_line: Vec<OsString>,
+    /// Variables that its environment sets or lacks, in comparison with that of this process.
+    environment: Vec<(OsString, Option<OsString>)>,
     child: Child,
     /// File with its standard output and error.
     pub log: PathBuf,
@@ -32,13 +34,15 @@ impl Process {
     /// If the log can't be created or the program can't be started.
     pub fn spawn(name: &str, mut command: Command, log: PathBuf) -> Result<Self> {
         let command_line = [command.get_program()].into_iter().chain(command.get_args()).map(OsStr::to_owned).collect();
+        let environment =
+            command.get_envs().map(|(name, value)| (name.to_owned(), value.map(OsStr::to_owned))).collect();
         let file = File::options().create(true).append(true).open(&log).with_context(|| log.display().to_string())?;
         command.stdin(Stdio::null()).stdout(file.try_clone()?).stderr(file);
         // In its own process group: Ctrl-C in the terminal only reaches this process, which then stops its children in
         // order.
         command.process_group(0);
         let child = spawn_with_parent(command).with_context(|| format!("{name} can't be started"))?;
-        Ok(Self { name: name.to_owned(), command_line, child, log })
+        Ok(Self { name: name.to_owned(), command_line, environment, child, log })
     }
 
     /// Kills the process and restarts it with the same arguments.
@@ -46,15 +50,29 @@ impl Process {
     /// # Errors
     /// If it can't be started again.
     pub fn restart(&mut self) -> Result<()> {
+        self.restart_with(&[])
+    }
+
+    /// Kills the process and restarts it with additional arguments.
+    ///
+    /// # Errors
+    /// If it can't be started again.
+    pub fn restart_with(&mut self, arguments: &[&str]) -> Result<()> {
         self.child.kill()?;
         self.child.wait()?;
         let mut command = Command::new(&self.command_line[0]);
-        command.args(&self.command_line[1..]);
+        command.args(&self.command_line[1..]).args(arguments);
+        for (name, value) in &self.environment {
+            match value {
+                Some(value) => command.env(name, value),
+                None => command.env_remove(name),
+            };
+        }
         *self = Self::spawn(&self.name, command, self.log.clone())?;
         Ok(())
     }
 
-    /// Process id.
+    /// Returns the process ID.
     pub fn id(&self) -> u32 {
         self.child.id()
     }

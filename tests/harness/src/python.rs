@@ -1,5 +1,6 @@
 //! Python with packages, for interoperability tests of the API, hashes and tokens.
 
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -16,6 +17,10 @@ pub fn python_with_packages() -> Result<PathBuf> {
     let requirements = project_root().join("tests/requirements.txt");
     let wanted = std::fs::read_to_string(&requirements)?;
     let dir = target_dir().join("python");
+    std::fs::create_dir_all(target_dir())?;
+    // Tests that run at the same time wait for the first one.
+    let lock = File::create(target_dir().join("python.lock"))?;
+    lock.lock()?;
     let (python, installed) = (dir.join("bin/python"), dir.join("installed.txt"));
     if std::fs::read_to_string(&installed).is_ok_and(|installed| installed == wanted) {
         return Ok(python);

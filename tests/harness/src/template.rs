@@ -68,6 +68,12 @@ fn key() -> Result<u64> {
     for crd in &files {
         std::fs::read(crd)?.hash(&mut hasher);
     }
-    (week, include_str!("control_plane.rs"), include_str!("operator.rs")).hash(&mut hasher);
+    let sources = [
+        include_str!("control_plane/mod.rs"),
+        include_str!("control_plane/certificates.rs"),
+        include_str!("control_plane/components.rs"),
+        include_str!("operator.rs"),
+    ];
+    (week, sources).hash(&mut hasher);
     Ok(hasher.finish())
 }

@@ -11,7 +11,7 @@ use rustix::process::{Pid, Signal, kill_process};
 
 const DEV: &str = env!("CARGO_BIN_EXE_roster-dev");
 
-/// Returns the operator that cargo builds beside roster-dev.
+/// Returns the operator that cargo builds into the folder of roster-dev.
 fn operator() -> PathBuf {
     let built = Path::new(DEV).with_file_name("roster");
     let binary = operator_under_test(built.to_str().unwrap());
@@ -54,7 +54,7 @@ fn wait_until_gone(pids: &BTreeSet<u32>) {
         !stat.is_empty() && !stat.rsplit(')').next().unwrap_or_default().trim_start().starts_with('Z')
     };
     while let Some(pid) = pids.iter().find(alive) {
-        assert!(Instant::now() < deadline, "process {pid} is left behind");
+        assert!(Instant::now() < deadline, "process {pid} is still running");
         std::thread::sleep(Duration::from_millis(50));
     }
 }
@@ -69,7 +69,7 @@ fn demo(target: &Path) -> (Child, BTreeSet<u32>) {
     let mut demo =
         dev(target, &["demo", "--binary", operator.to_str().unwrap()]).stdout(Stdio::piped()).spawn().unwrap();
     let mut lines = BufReader::new(demo.stdout.take().unwrap()).lines();
-    assert!(lines.any(|line| line.unwrap().contains("It stays up until Ctrl-C")), "the tour did not come to its end");
+    assert!(lines.any(|line| line.unwrap().contains("Press Ctrl-C to stop it")), "the tour did not complete");
     // Keep reading, so that the demo is not killed by SIGPIPE.
     std::thread::spawn(move || lines.for_each(drop));
     let children = descendants(demo.id());
@@ -84,7 +84,7 @@ fn ctrl_c_ends_the_demo_and_leaves_nothing_behind() {
     signal(demo.id(), Signal::INT);
     assert!(demo.wait().unwrap().success());
     wait_until_gone(&children);
-    assert_eq!(std::fs::read_dir(target.path()).unwrap().count(), 0, "its files are gone too");
+    assert_eq!(std::fs::read_dir(target.path()).unwrap().count(), 0, "its files must be deleted too");
 }
 
 #[test]

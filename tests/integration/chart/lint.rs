@@ -120,7 +120,7 @@ fn every_manifest_matches_the_schemas_of_the_cluster() {
 }
 
 /// Returns object, check and comment of each finding of kube-score.
-fn faults(args: &[&str]) -> BTreeSet<[String; 3]> {
+fn findings(args: &[&str]) -> BTreeSet<[String; 3]> {
     let file = target_dir().join("tests").join(unique("score"));
     std::fs::create_dir_all(file.parent().unwrap()).unwrap();
     std::fs::write(&file, rendered(args)).unwrap();
@@ -131,7 +131,7 @@ fn faults(args: &[&str]) -> BTreeSet<[String; 3]> {
         .output()
         .unwrap();
     let scores: Value = serde_json::from_slice(&output.stdout).unwrap();
-    let mut faults = BTreeSet::new();
+    let mut findings = BTreeSet::new();
     for object in scores.as_array().unwrap() {
         let meta = (&object["type_meta"]["kind"], &object["object_meta"]["name"]);
         let name = format!("{}/{}", meta.0.as_str().unwrap(), meta.1.as_str().unwrap());
@@ -143,23 +143,27 @@ fn faults(args: &[&str]) -> BTreeSet<[String; 3]> {
             for comment in check["comments"].as_array().unwrap() {
                 let texts = [&check["check"]["id"], &comment["summary"]].map(|text| text.as_str().unwrap().to_owned());
                 let [id, summary] = texts;
-                faults.insert([name.clone(), id, summary]);
+                findings.insert([name.clone(), id, summary]);
             }
         }
     }
-    faults
+    findings
 }
 
 #[test]
 fn linter_findings_are_fixed_or_justified() {
-    let found: BTreeSet<[String; 3]> = WAYS.iter().flat_map(|args| faults(args)).collect();
+    let found: BTreeSet<[String; 3]> = WAYS.iter().flat_map(|args| findings(args)).collect();
     let text = std::fs::read_to_string(project_root().join("controlplane/linters/exceptions.yaml")).unwrap();
     let exceptions: Vec<Value> = serde_yaml::from_str(&text).unwrap();
     let argued = exceptions.iter().map(|exception| {
         assert!(exception["because"].as_str().is_some_and(|because| because.len() > 20), "{exception}");
         ["object", "check", "finding"].map(|key| exception[key].as_str().unwrap().to_owned())
     });
-    assert_eq!(found, argued.collect(), "what kube-score finds, and what controlplane/linters/exceptions.yaml argues");
+    assert_eq!(
+        found,
+        argued.collect(),
+        "findings of kube-score, and those that controlplane/linters/exceptions.yaml justifies"
+    );
 }
 
 #[test]

@@ -11,7 +11,7 @@ use serde_json::Value;
 
 use crate::support::shared;
 
-/// Sets every value to something.
+/// Values file that sets every value.
 const EVERYTHING: &str = "tests/integration/chart/everything.yaml";
 
 /// Runs helm without a cluster, for the minimum supported Kubernetes version.
@@ -32,7 +32,7 @@ fn rendered(args: &[&str]) -> String {
 fn objects(args: &[&str]) -> Vec<Value> {
     let text = rendered(args);
     let documents = serde_yaml::Deserializer::from_str(&text);
-    let values = documents.map(|document| serde::Deserialize::deserialize(document).expect("it renders YAML"));
+    let values = documents.map(|document| serde::Deserialize::deserialize(document).expect("the output is YAML"));
     values.filter(|value: &Value| !value.is_null()).collect()
 }
 
@@ -41,9 +41,9 @@ fn of_kind<'a>(objects: &'a [Value], kind: &'a str) -> impl Iterator<Item = &'a 
     objects.iter().filter(move |object| object["kind"] == kind)
 }
 
-/// helm learns the version of Kubernetes when it is built. Without it, it renders for 1.20.
+/// The version of Kubernetes that helm assumes by default is set when helm is built. Otherwise helm assumes 1.20.
 #[test]
-fn helm_renders_the_chart_without_being_told_a_version() {
+fn helm_renders_the_chart_for_its_default_kubernetes_version() {
     let helm = &shared().plane.kubectl.assets.helm;
     let output = Command::new(helm).args(["template", "charts/roster"]).current_dir(project_root()).output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));

@@ -53,7 +53,7 @@ fn every_queried_metric_is_exposed() {
     let queries = queries.chain(alerts().into_iter().map(|alert| alert["expr"].as_str().unwrap().to_owned()));
     let mut asked_for = BTreeSet::new();
     for query in queries {
-        assert!(metrics(&query).next().is_some(), "{query} asks for nothing");
+        assert!(metrics(&query).next().is_some(), "{query} contains no metric");
         for metric in metrics(&query) {
             assert!(exposed.contains(metric), "{query}: {metric} is not among {exposed:#?}");
             asked_for.insert(metric.to_owned());
@@ -70,7 +70,7 @@ fn every_queried_metric_is_exposed() {
         })
         .map(|(name, _)| name)
         .collect();
-    assert!(unseen.is_empty(), "neither an alert nor the dashboard asks for {unseen:?}");
+    assert!(unseen.is_empty(), "neither an alert nor the dashboard queries {unseen:?}");
 }
 
 #[test]
@@ -78,7 +78,7 @@ fn every_metric_is_in_the_page_on_operations() {
     let page = read("docs/reference/operations.md");
     for name in exposed().iter().filter(|name| name.starts_with("roster_")) {
         let family = ["_bucket", "_sum", "_count"].iter().find_map(|suffix| name.strip_suffix(suffix)).unwrap_or(name);
-        assert!(page.contains(&format!("`{family}")), "docs/reference/operations.md does not tell of {family}");
+        assert!(page.contains(&format!("`{family}")), "docs/reference/operations.md does not list {family}");
     }
 }
 
@@ -97,8 +97,8 @@ fn every_alert_says_what_to_do() {
         let name = alert["alert"].as_str().unwrap();
         let runbook = alert["annotations"]["runbook_url"].as_str().unwrap();
         let at = runbook.strip_prefix("docs/how-to/troubleshooting.md#").unwrap_or_else(|| panic!("{name}: {runbook}"));
-        assert!(anchors.contains(at), "{name}: {runbook} is none of {anchors:#?}");
+        assert!(anchors.contains(at), "{name}: {runbook} is not among {anchors:#?}");
         assert!(matches!(alert["labels"]["severity"].as_str(), Some("critical" | "warning")), "{name}");
-        assert!(page.contains(name), "docs/how-to/troubleshooting.md does not name {name}");
+        assert!(page.contains(name), "docs/how-to/troubleshooting.md does not mention {name}");
     }
 }

@@ -17,7 +17,7 @@ fn read(path: &str) -> String {
 }
 
 #[test]
-fn helm_lint_finds_no_fault() {
+fn helm_lint_reports_no_problem() {
     for values in [None, Some(EVERYTHING)] {
         let args: Vec<&str> = values.iter().flat_map(|file| ["--values", file]).collect();
         let output = helm(&[&["lint", "--strict", "charts/roster"], &args[..]].concat());
@@ -41,6 +41,7 @@ fn helm_lint_finds_no_fault() {
 #[case("bindableRoles=deployer", "'/bindableRoles': got string, want array")]
 #[case("administratorClusterRole=", "'/administratorClusterRole'")]
 #[case("quota.hint=false", "'/quota': additional properties 'hint' not allowed")]
+#[case("flowControl.enabled=auto", "'/flowControl/enabled': got string, want boolean")]
 #[case("hashSlots=0", "'/hashSlots': minimum: got 0, want 1")]
 #[case("extraArgs={run}", "'/extraArgs/0': 'run' does not match")]
 #[case("extraVolumes[0].emptyDir.medium=Memory", "'/extraVolumes/0': missing property 'name'")]
@@ -92,7 +93,7 @@ fn contradicting_values_are_refused(#[case] values: &[&str], #[case] message: &s
     assert!(!output.status.success() && said.contains(message), "{said}");
 }
 
-/// Returns the paths of all values below `value`. A map that users fill freely counts as one.
+/// Collects the paths of all values below `value`. A map with arbitrary keys counts as one value.
 fn paths(value: &Value, at: &str, found: &mut BTreeSet<String>) {
     match value.as_object() {
         Some(fields) if !fields.is_empty() && !is_free(at) => {
@@ -110,11 +111,11 @@ fn is_free(path: &str) -> bool {
     maps.contains(&path)
 }
 
-/// Returns the same for the schema.
+/// Collects the paths of all values in the schema, in the same way.
 fn schema_paths(schema: &Value, at: &str, found: &mut BTreeSet<String>) {
     match schema["properties"].as_object() {
         Some(properties) if !is_free(at) => {
-            assert_eq!(schema["additionalProperties"], false, "{at} takes what it does not know");
+            assert_eq!(schema["additionalProperties"], false, "{at} accepts unknown properties");
             for (name, schema) in properties.iter().filter(|(name, _)| *name != "global") {
                 let dot = if at.is_empty() { "" } else { "." };
                 schema_paths(schema, &format!("{at}{dot}{name}"), found);
@@ -136,7 +137,7 @@ fn schema_defaults_and_tests_have_the_same_values() {
     paths(&everything, "", &mut tested);
     let untested: Vec<&String> =
         known.iter().filter(|path| !tested.iter().any(|tested| tested.starts_with(*path))).collect();
-    // It contradicts most of the others.
+    // externalURL conflicts with most other values.
     assert_eq!(untested, ["externalURL"], "{EVERYTHING}");
 }
 
@@ -170,7 +171,7 @@ fn the_page_on_installing_lists_every_value() {
     let page = read("docs/how-to/install.md");
     let shown = page.split("<!-- values -->\n").nth(1).and_then(|rest| rest.split("<!-- end -->").next());
     let expected = table();
-    assert!(shown == Some(&expected), "docs/how-to/install.md must list the values so:\n{expected}");
+    assert!(shown == Some(&expected), "docs/how-to/install.md must list the values as follows:\n{expected}");
 }
 
 #[test]
@@ -207,7 +208,7 @@ fn values_reach_the_operator() {
     assert_eq!(kept["metadata"]["annotations"]["helm.sh/resource-policy"], "keep");
 }
 
-/// During a rollout, each old Pod occupies a node. Were those counted, both new Pods could land on one node.
+/// During a rollout, each old Pod occupies a node. If old Pods were counted, both new Pods could land on one node.
 #[test]
 fn replicas_of_one_revision_are_spread() {
     let objects = objects(&[]);
@@ -219,9 +220,9 @@ fn replicas_of_one_revision_are_spread() {
     assert_eq!(pod["topologySpreadConstraints"][0]["matchLabelKeys"], of_revision);
 }
 
-/// Helm deletes what a hook policy says before it reads the logs for `helm test --logs`.
+/// Helm applies the deletion policies of hooks before it reads the logs for `helm test --logs`.
 #[test]
-fn the_log_of_helm_test_outlives_it_and_its_rights_do_not() {
+fn the_pod_of_helm_test_is_kept_and_its_permissions_are_deleted() {
     let hooks: Vec<Value> =
         objects(&[]).into_iter().filter(|object| object["metadata"]["annotations"]["helm.sh/hook"] == "test").collect();
     assert_eq!(hooks.len(), 4, "{hooks:?}");
@@ -235,7 +236,8 @@ fn the_log_of_helm_test_outlives_it_and_its_rights_do_not() {
 
 #[test]
 fn configuration_changes_roll_out_the_pods() {
-    // So every change rolls out the pods. Only Secrets that the operator watches itself are read from elsewhere.
+    // All configuration is in the Pod template, so every change rolls out the Pods. The only exception are Secrets that
+    // the operator watches itself.
     let objects = objects(&[]);
     let pod = &of_kind(&objects, "Deployment").next().unwrap()["spec"]["template"]["spec"];
     let text = pod.to_string();
@@ -271,7 +273,7 @@ fn the_chart_has_the_webhooks_that_roster_serves_without_a_path() {
 /// Returns the ports that the NetworkPolicy allows operators to connect to, with addresses if restricted.
 fn egress(manifests: &str) -> Option<BTreeSet<(String, u64)>> {
     let documents = serde_yaml::Deserializer::from_str(manifests);
-    let mut objects = documents.map(|document| Value::deserialize(document).expect("it is YAML"));
+    let mut objects = documents.map(|document| Value::deserialize(document).expect("the output is YAML"));
     let policy = objects.find(|object| object["kind"] == "NetworkPolicy")?;
     // Admission and login clients can't be distinguished by address.
     assert_eq!(policy["spec"]["ingress"][0], json!({"ports": [{"port": "https", "protocol": "TCP"}]}));
@@ -319,13 +321,13 @@ fn helm_finds_the_ports_of_kube_apiserver_in_the_cluster() {
     let upgrade =
         ["upgrade", "roster", chart.to_str().unwrap(), "-n", "roster-system", "--reset-values", "--dry-run=server"];
     let said = cluster.plane.kubectl.helm(&upgrade).unwrap();
-    let manifests = said.split_once("MANIFEST:\n").expect("it prints the manifests").1;
+    let manifests = said.split_once("MANIFEST:\n").expect("helm prints the manifests").1;
     let manifests = manifests.split("\nNOTES:").next().unwrap();
     assert_eq!(egress(manifests), Some(allowed(&[("anywhere", 16443)])));
 }
 
 /// Returns namespace and verbs of each rule about Secrets. `None` means all namespaces.
-fn rights_on_secrets(objects: &[Value]) -> Vec<(Option<String>, Vec<String>)> {
+fn permissions_on_secrets(objects: &[Value]) -> Vec<(Option<String>, Vec<String>)> {
     let roles = objects.iter().filter(|object| ["ClusterRole", "Role"].contains(&object["kind"].as_str().unwrap()));
     let mut found = Vec::new();
     for role in roles {
@@ -344,9 +346,12 @@ fn secrets_are_read_only_where_the_values_allow() {
     let verbs = |verbs: &str| verbs.split(' ').map(str::to_owned).collect::<Vec<_>>();
     let read = verbs("get list watch");
     let own = Some("roster-system".to_owned());
-    assert_eq!(rights_on_secrets(&objects(&[])), [(None, read.clone()), (own.clone(), verbs("create update delete"))]);
+    assert_eq!(
+        permissions_on_secrets(&objects(&[])),
+        [(None, read.clone()), (own.clone(), verbs("create update delete"))]
+    );
     let limited = objects(&["--set", "passwordSecretNamespaces={team-a,team-b,roster-system}"]);
-    let mut rights = rights_on_secrets(&limited);
+    let mut rights = permissions_on_secrets(&limited);
     rights.sort();
     assert_eq!(
         rights,

@@ -4,6 +4,7 @@ use roster_harness::pki::Authority;
 use serde_json::{Value, json};
 
 use super::{BASE, Direct, IDENTITY, directory, front_proxy, get};
+use crate::logins::person;
 use crate::support::{Cluster, create, eventually, unique, user, wait_until_ready};
 
 /// Issues a client certificate with that common name. Returns the certificate and its key, PEM.
@@ -23,7 +24,7 @@ async fn identity_headers_require_the_front_proxys_certificate() {
     let cluster = directory();
     let own = front_proxy(cluster);
     assert_eq!(ask(cluster, Some(&own), IDENTITY).await, 200);
-    assert_eq!(ask(cluster, Some(&own), &[]).await, 401, "the aggregator itself is nobody");
+    assert_eq!(ask(cluster, Some(&own), &[]).await, 401, "the aggregator itself has no identity");
     assert_eq!(ask(cluster, None, IDENTITY).await, 401, "headers without a certificate");
     let pki = cluster.plane.dir.join("pki");
     let front_proxy_ca = Authority::load(&pki, "front-proxy-ca").unwrap();
@@ -54,7 +55,7 @@ async fn only_kube_apiserver_may_send_large_headers() {
     let long = "x".repeat(80 * 1024);
     assert_eq!(ask(cluster, None, &[("X-Long", &long)]).await, 431, "too long");
     let token = format!("Bearer {}", "x".repeat(16 * 1024));
-    assert_eq!(ask(cluster, None, &[("Authorization", &token)]).await, 401, "the longest token is looked at");
+    assert_eq!(ask(cluster, None, &[("Authorization", &token)]).await, 401, "the longest token is still verified");
 }
 
 /// kube-apiserver periodically writes its own authority to the ConfigMap, and keeps others in it.
@@ -90,10 +91,10 @@ async fn changes_of_the_front_proxys_authorities_are_followed() {
         })
         .await;
     };
-    becomes(200, "a new authority counts without a restart").await;
-    assert_eq!(ask(cluster, Some(&front_proxy(cluster)), IDENTITY).await, 200, "and the old one still does");
+    becomes(200, "a new authority is trusted without a restart").await;
+    assert_eq!(ask(cluster, Some(&front_proxy(cluster)), IDENTITY).await, 200, "the old one is still trusted");
     set(&before);
-    becomes(401, "an authority that was rotated out does not count").await;
+    becomes(401, "an authority that was rotated out is no longer trusted").await;
     assert_eq!(ask(cluster, Some(&front_proxy(cluster)), IDENTITY).await, 200);
 }
 
@@ -186,7 +187,7 @@ async fn users_read_themselves_and_learn_nothing_about_others() {
     }
 }
 
-/// I3 and I9 for the directory: a disabled user can't query, and a deleted UID belongs to nobody.
+/// I3 and I9 for the directory: a disabled user can't query, and a deleted UID identifies no user.
 #[tokio::test]
 async fn i3_disabled_users_cannot_query() {
     let cluster = directory();
@@ -217,11 +218,49 @@ async fn i3_disabled_users_cannot_query() {
         })
         .await;
     };
-    refused("nothing is answered any more, in spite of what is remembered").await;
+    refused("requests are rejected, although permissions are cached").await;
     cluster.kubectl(&["delete", "users.roster.dev", &name]);
     create(&users, &user(&name, false)).await;
     wait_until_ready(&users, &name).await;
     refused("the name belongs to another user now").await;
+}
+
+/// A caller with the username of a User has its rights, whatever UID its authenticator reports. So what protects people
+/// from a stolen session protects them from it, too.
+#[tokio::test]
+async fn a_uid_of_another_authenticator_does_not_avoid_the_confirmation_of_actions_on_oneself() {
+    let cluster = directory();
+    let name = person(cluster, "elsewhere", |_| {}).await;
+    let desk = "--clusterrole=roster-credential-administrator";
+    cluster.kubectl(&["create", "clusterrolebinding", &name, desk, "--user", &name]);
+    cluster.kubectl(&[
+        "create",
+        "clusterrolebinding",
+        &format!("{name}-bind"),
+        "--clusterrole=cluster-admin",
+        "--user",
+        &name,
+    ]);
+    for uid in [None, Some("auth0|1000")] {
+        for (action, kind, spec) in [
+            ("invitation", "Invitation", "{}"),
+            ("apikeys", "APIKey", r#"{"displayName": "mine"}"#),
+            ("password", "PasswordChange", r#"{"newPassword": "a long enough password"}"#),
+        ] {
+            let body =
+                format!(r#"{{"apiVersion": "directory.roster.dev/v1alpha1", "kind": "{kind}", "spec": {spec}}}"#);
+            let path = format!("{BASE}/users/{name}/{action}?dryRun=All");
+            let mut args = vec!["--as", &name, "create", "--raw", &path, "-f", "-"];
+            if let Some(uid) = uid {
+                args.extend(["--as-uid", uid]);
+            }
+            let refused = cluster.plane.kubectl.run_with_input(&args, &body);
+            let refused =
+                refused.map_or_else(|error| format!("{error:#}"), |printed| panic!("{uid:?} {action}: {printed}"));
+            let expected = ["invite yourself", "currentPassword", "oldPassword"];
+            assert!(expected.iter().any(|text| refused.contains(text)), "{uid:?} {action}: {refused}");
+        }
+    }
 }
 
 /// I3 for watches: they end with the permission and with the user.
@@ -237,7 +276,7 @@ async fn i3_a_watch_ends_with_its_user() {
     let direct = Direct::new(cluster, 0, Some((&certificate, &key))).await;
     let me = [("X-Remote-User", name.as_str())];
     let path = format!("{BASE}/groups?watch=true&timeoutSeconds=300");
-    eventually("the right has come", || async {
+    eventually("the caller may read groups", || async {
         match direct.get(&format!("{BASE}/groups?limit=1"), &me).await.status {
             200 => Ok(()),
             status => Err(status.to_string()),
@@ -251,7 +290,7 @@ async fn i3_a_watch_ends_with_its_user() {
     };
     let (answer, ()) = tokio::join!(watch, disable);
     assert_eq!(answer.status, 200);
-    assert!(answer.body.ends_with("0\r\n\r\n"), "the answer comes to its end long before its time: {}", answer.body);
+    assert!(answer.body.ends_with("0\r\n\r\n"), "the response ends long before its timeout: {}", answer.body);
 }
 
 #[tokio::test]

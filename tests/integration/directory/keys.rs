@@ -1,4 +1,4 @@
-//! The keys that stand for a user: in paths, in selectors by name, and when they stand for two.
+//! Keys that identify a user, in paths and in selectors by name, and keys that match two users.
 
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -20,7 +20,7 @@ async fn direct(cluster: &Cluster) -> Direct {
     Direct::new(cluster, 0, Some((&certificate, &key))).await
 }
 
-/// A person's own client, as the aggregator passes its requests on.
+/// Returns the identity headers of a user, as the aggregator sends them.
 fn identity(username: &str) -> [(&str, &str); 2] {
     [("X-Remote-User", username), ("X-Remote-Group", "system:authenticated")]
 }
@@ -46,7 +46,7 @@ async fn case_c1_kubectl_watches_and_waits_by_every_key() {
         };
         let printed = watched(cluster, args, 2, change).await;
         let first: Vec<&str> = printed.lines().filter_map(|line| line.split_whitespace().next()).collect();
-        assert_eq!(first, [person, person], "what there is, and what has changed: {printed}");
+        assert_eq!(first, [person, person], "the current state, and one change: {printed}");
     }
     for key in [person, &email, &uid] {
         let object = format!("{USERS}/{key}");
@@ -97,13 +97,13 @@ async fn case_c1_selectors_by_name_take_the_keys_of_paths() {
         for key in [jane, joe, &uid, &format!("{joe}@example.com"), "nobody", "nobody@example.com"] {
             let refused = own(format!("{}{verb}", selected_by(key))).await;
             assert_eq!(refused.status, 403, "{key}: {}", refused.body);
-            // The key comes before the name of the caller.
+            // The message names the key before the caller, so the first occurrence is replaced.
             let message = refused.json()["message"].as_str().unwrap().replacen(key, "KEY", 1);
             let missing = own(format!("{}{verb}", selected_by("missing"))).await.json();
             assert_eq!(message, missing["message"].as_str().unwrap().replacen("missing", "KEY", 1), "{key}");
         }
     }
-    // By the name of the user, however it is asked for.
+    // A permission restricted to the name of a user applies to every key of that user.
     let (role, caller) = (unique("reader"), unique("reader"));
     cluster.kubectl(&[
         "create",
@@ -124,7 +124,55 @@ async fn case_c1_selectors_by_name_take_the_keys_of_paths() {
     assert_eq!(refused.status, 403, "{}", refused.body);
 }
 
-/// A watch by a key does not go on with the user that the key stood for once.
+/// I9: a key identifies a user by UID, also at revisions at which another user had its name. The caller may read itself
+/// only, and must not learn about its predecessor.
+#[tokio::test]
+async fn i9_a_recycled_name_does_not_reveal_its_former_user() {
+    let cluster = directory();
+    let users = cluster.users().await;
+    let name = unique("recycled");
+    let (first, second) = (format!("first-{name}@example.com"), format!("second-{name}@example.com"));
+    let begin = create(&users, &user(&unique("before"), false)).await.metadata.resource_version.unwrap();
+    let mut person = user(&name, false);
+    person.spec.email = Some(first.clone());
+    person.spec.username = Some(format!("username-of-{name}"));
+    create(&users, &person).await;
+    let former = wait_until_ready(&users, &name).await.metadata;
+    users.delete(&name, &kube::api::DeleteParams::default()).await.unwrap();
+    eventually("it is gone", || async {
+        users.get_opt(&name).await.unwrap().map_or(Ok(()), |user| Err(format!("{:?}", user.metadata)))
+    })
+    .await;
+    person.spec.email = Some(second.clone());
+    create(&users, &person).await;
+    let own = wait_until_ready(&users, &name).await.metadata;
+    let (former_uid, uid) = (former.uid.unwrap(), own.uid.unwrap());
+    let (old, new) = (former.resource_version.unwrap(), own.resource_version.unwrap());
+    let direct = direct(cluster).await;
+    let username = format!("username-of-{name}");
+    let identities: [(&str, &[(&str, &str)]); 3] =
+        [("~", &identity(&username)), (&username, IDENTITY), (&second, IDENTITY)];
+    for (key, headers) in identities {
+        let read = |query: String| {
+            let (direct, path) = (&direct, format!("{BASE}/{}&{query}", selected_by(key)));
+            async move { direct.get(&path, headers).await }
+        };
+        let now = read(format!("resourceVersion={new}")).await;
+        assert!(now.status == 200 && now.body.contains(&uid), "{key}: {}", now.body);
+        let before = read(format!("resourceVersion={old}&resourceVersionMatch=Exact")).await;
+        assert_eq!((before.status, names(&before.json())), (200, Vec::new()), "{key}");
+        let events = read(format!("resourceVersion={begin}&watch=true&timeoutSeconds=1")).await;
+        assert!(events.status == 200 && events.body.contains(&uid), "{key}: {}", events.body);
+        for secret in [&former_uid, &first] {
+            assert!(!events.body.contains(secret), "{key}: {}", events.body);
+        }
+    }
+    // The name itself is a name, as in Kubernetes: a caller with a permission on it may read its history.
+    let path = format!("{BASE}/{}&resourceVersion={old}&resourceVersionMatch=Exact", selected_by(&name));
+    assert!(direct.get(&path, IDENTITY).await.body.contains(&former_uid));
+}
+
+/// A watch by a key ends when the key no longer identifies that user.
 #[tokio::test]
 async fn case_c1_a_watch_by_a_key_ends_when_the_key_moves() {
     let cluster = directory();
@@ -144,7 +192,7 @@ async fn case_c1_a_watch_by_a_key_ends_when_the_key_moves() {
         tokio::time::sleep(Duration::from_secs(2)).await;
         set(&people[1], &email);
     });
-    for (what, answer) in [("the key stands for another user", moved), ("the key stands for a user", came)] {
+    for (what, answer) in [("the key identifies another user", moved), ("the key identifies a user", came)] {
         assert!(answer.body.contains(r#""type":"ERROR""#) && answer.body.contains("410"), "{what}: {}", answer.body);
     }
 }
@@ -221,7 +269,7 @@ async fn case_c7_a_key_of_two_users_is_refused_and_names_both() {
 }
 
 #[tokio::test]
-async fn case_c7_nobody_is_renamed_to_the_name_of_another_user() {
+async fn case_c7_a_user_cannot_be_renamed_to_the_name_of_another_user() {
     let cluster = directory();
     let domain = unique("renamed");
     let users = cluster.users().await;

@@ -95,7 +95,7 @@ async fn discovery_and_explain() {
     );
 }
 
-/// What kubectl prints until it has printed `lines` lines.
+/// Runs kubectl, calls `meanwhile`, and returns the output once it has `lines` lines.
 pub(super) async fn watched(cluster: &Cluster, args: &[&str], lines: usize, meanwhile: impl FnOnce()) -> String {
     let mut child = Command::new(&cluster.plane.kubectl.assets.kubectl)
         .env("KUBECONFIG", &cluster.plane.kubectl.kubeconfig)
@@ -138,7 +138,7 @@ async fn kubectl_prints_watches() {
         cluster.kubectl(&["label", "users.roster.dev", &people[0], label, "--overwrite"]);
     };
     let all = watched(cluster, &["get", USERS, &select, "-w", "--no-headers"], 3, || label("round=one")).await;
-    assert_eq!(all.lines().count(), 3, "two there were, and one change: {all}");
+    assert_eq!(all.lines().count(), 3, "two existing users and one change: {all}");
     let only =
         watched(cluster, &["get", USERS, &select, "--watch-only", "--no-headers"], 1, || label("round=two")).await;
     assert!(only.lines().count() == 1 && only.starts_with(&people[0]), "{only}");
@@ -149,7 +149,7 @@ async fn kubectl_prints_watches() {
     })
     .await;
     let kinds: Vec<&str> = events.lines().filter_map(|line| line.split_whitespace().next()).collect();
-    assert_eq!(kinds, ["ADDED", "DELETED"], "it comes into the selection and leaves it: {events}");
+    assert_eq!(kinds, ["ADDED", "DELETED"], "the user enters the selection and leaves it: {events}");
 }
 
 #[tokio::test]
@@ -287,7 +287,8 @@ async fn groups_members_and_subresources_of_a_user() {
     assert!(groups.contains("Outer"), "{groups}");
 }
 
-/// Objects of the directory are views: kubectl says so, and where to write. Deployment tools do not take them for theirs.
+/// Objects of the directory are views: errors of writes say so, and name the resource to write instead. Deployment
+/// tools do not mistake the views for objects that they deployed.
 #[tokio::test]
 async fn case_c10_writes_say_where_to_write() {
     let cluster = directory();

@@ -97,7 +97,7 @@ impl Direct {
     pub(crate) async fn new(cluster: &Cluster, replica: usize, certificate: Option<(&str, &str)>) -> Self {
         // Installs the TLS provider.
         let secrets = cluster.secrets("roster-system").await;
-        let authority = secrets.get("roster-ca").await.expect("the authority is there").data.unwrap_or_default();
+        let authority = secrets.get("roster-ca").await.expect("the authority exists").data.unwrap_or_default();
         let mut roots = RootCertStore::empty();
         for pem in authority.values() {
             // Keys are ignored.

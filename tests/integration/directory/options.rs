@@ -1,5 +1,5 @@
 //! Options that every Kubernetes client may send. kube-apiserver's OpenAPI document lists them, so an option that is new in
-//! a later version is tried, too.
+//! a later version is tested as well.
 
 use std::collections::BTreeMap;
 
@@ -9,7 +9,7 @@ use super::kubectl::people;
 use super::{BASE, Direct, IDENTITY, directory, encoded, front_proxy};
 use crate::support::{Cluster, unique};
 
-/// Names and types.
+/// Names and types of options.
 type Parameters = Vec<(String, String)>;
 
 /// Options of a client.
@@ -151,7 +151,7 @@ async fn case_c3_ignored_options_change_nothing() {
 }
 
 #[tokio::test]
-async fn case_c3_delete_options_in_a_body_count() {
+async fn case_c3_delete_options_in_a_body_are_applied() {
     let cluster = directory();
     let person = people(cluster, &unique("deleting"), 1).await.remove(0);
     let (certificate, key) = front_proxy(cluster);
@@ -170,7 +170,7 @@ async fn case_c3_delete_options_in_a_body_count() {
         let (value, expected) = match (name.as_str(), schema["type"].as_str()) {
             ("kind" | "apiVersion", _) => continue,
             ("dryRun", _) => (json!(["All"]), 200),
-            // It has no UID, so it can't have this one.
+            // An API key has no UID, so the precondition fails.
             ("preconditions", _) => (json!({"uid": "4f2c"}), 409),
             (_, Some("boolean")) => (json!(true), 200),
             (_, Some("integer")) => (json!(1), 200),

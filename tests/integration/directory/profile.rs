@@ -1,4 +1,4 @@
-//! Changes of the own profile.
+//! Changes that users make to their own profile.
 
 use serde_json::json;
 
@@ -44,7 +44,11 @@ async fn users_change_only_their_profile_fields() {
     )
     .unwrap();
     assert!(dry.contains(r#""displayName": "Dry""#), "{dry}");
-    assert_eq!(users.get(&name).await.unwrap().spec.display_name.as_deref(), Some("Only tried"), "it was only tried");
+    assert_eq!(
+        users.get(&name).await.unwrap().spec.display_name.as_deref(),
+        Some("Only tried"),
+        "a dry run changes nothing"
+    );
     for (body, named) in [
         (r#"{"spec":{"admin":true}}"#, "spec.admin"),
         (r#"{"spec":{"groups":["engineers"]}}"#, "spec.groups"),
@@ -57,6 +61,8 @@ async fn users_change_only_their_profile_fields() {
         let refusal = merge(body).unwrap_err();
         assert!(refusal.contains(named), "{body}: {refusal}");
     }
+    let refusal = merge("{\"spec\": {\"displayName\": \"Jane\u{202e}\"}}").unwrap_err();
+    assert!(refusal.contains("direction of writing"), "{refusal}");
     let strategic = patch(cluster, &name, &["~", "--type=strategic", "-p", "{}"]).unwrap_err();
     assert!(strategic.contains("merge-patch"), "{strategic}");
     let by_name = patch(cluster, &name, &[&name, "--type=merge", "-p", "{}"]).unwrap_err();

@@ -188,7 +188,7 @@ async fn pages_contain_every_user_once_despite_changes() {
             let distinct: BTreeSet<String> = found.iter().cloned().collect();
             assert_eq!(distinct.len(), found.len(), "each once: {found:?}");
             assert_eq!(json!(found.len()), total);
-            assert!(people.is_subset(&distinct), "everybody who was there all the time: {found:?}");
+            assert!(people.is_subset(&distinct), "all users that existed the whole time: {found:?}");
             // The same by page number, at the revision of the first page.
             let exact = format!("{query}&resourceVersionMatch=Exact&resourceVersion={}", revision.as_str().unwrap());
             let pages = page["pages"].as_u64().unwrap();
@@ -237,8 +237,8 @@ async fn replicas_agree_on_revisions() {
         cluster.kubectl(&["delete", "users.roster.dev", &late]);
         let gone = format!("{BASE}/users/{late}");
         for replica in [&one, &other] {
-            crate::support::eventually("the late one is gone", || async {
-                if replica.get(&gone, &admin).await.status == 404 { Ok(()) } else { Err("it is there".to_owned()) }
+            crate::support::eventually("the late user is deleted", || async {
+                if replica.get(&gone, &admin).await.status == 404 { Ok(()) } else { Err("it still exists".to_owned()) }
             })
             .await;
         }
@@ -283,7 +283,7 @@ async fn continue_tokens_grant_no_access() {
         assert!(people.iter().all(|name| !refused.body.contains(name.as_str())), "{}", refused.body);
     }
     let next = direct.get(&format!("{members}&continue={of_members}"), &limited).await.json();
-    assert_eq!(names(&next), people[1..2], "their own list goes on");
+    assert_eq!(names(&next), people[1..2], "the caller's own list continues");
     // A token of another list is invalid for every caller.
     let another = format!("{BASE}/users?filterBy=domain,another&limit=1");
     let groups = format!("{BASE}/groups?limit=1");

@@ -1,13 +1,14 @@
 //! The OpenAPI document describes what is served: schemathesis sends valid and invalid requests to every path.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use serde_json::{Value, json};
 
 use super::kubectl::people;
 use super::{BASE, directory, get};
-use crate::support::{Cluster, unique};
+use crate::logins::{PASSWORD, body, person};
+use crate::support::{Cluster, TIMEOUT, run_python, unique};
 
 /// Checks that schemathesis applies to every response.
 const CHECKS: &str = "not_a_server_error,status_code_conformance,content_type_conformance,response_schema_conformance,\
@@ -34,6 +35,13 @@ async fn write_authority(cluster: &Cluster, file: &Path) {
     std::fs::write(file, certificates.collect::<String>()).unwrap();
 }
 
+/// Returns the document that kube-apiserver serves. It reads the documents of aggregated APIs some time after it starts.
+fn openapi_document(cluster: &Cluster) -> String {
+    let path = format!("/openapi/v3{BASE}");
+    let read = || cluster.plane.kubectl.run(&["get", "--raw", &path]);
+    roster_harness::kubectl::eventually("kube-apiserver has read the OpenAPI document", TIMEOUT, read).unwrap()
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn the_openapi_document_describes_what_is_served() {
     let cluster = directory();
@@ -53,7 +61,7 @@ async fn the_openapi_document_describes_what_is_served() {
          [checks]\nnot_a_server_error.expected-statuses = [\"2xx\", \"3xx\", \"4xx\", \"504\"]\n"
     );
     std::fs::write(dir.path().join("schemathesis.toml"), settings).unwrap();
-    let python = roster_harness::python_with_packages().expect("Python is there");
+    let python = roster_harness::python_with_packages().expect("Python is installed");
     let url = cluster.operators()[0].url();
     let output = Command::new(python.with_file_name("schemathesis"))
         .args(["run", &format!("{url}/openapi/v3{BASE}"), "--url", &url, "--no-color", "--tls-verify"])
@@ -79,13 +87,58 @@ async fn the_openapi_document_describes_what_is_served() {
     println!("{report}");
 }
 
+/// A client that is generated from the OpenAPI document can read everything that is served.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_generated_client_agrees_with_what_is_served() {
+    let cluster = directory();
+    let name = person(cluster, "generated", |user| user.spec.display_name = Some("Generated".to_owned())).await;
+    let group = format!(
+        "apiVersion: roster.dev/v1alpha1\nkind: Group\nmetadata: {{name: {name}}}\nspec: {{members: [{name}]}}\n"
+    );
+    cluster.apply(&group);
+    let dir = tempfile::tempdir().unwrap();
+    let (authority, document) = (dir.path().join("ca.pem"), dir.path().join("openapi.json"));
+    write_authority(cluster, &authority).await;
+    std::fs::write(&document, openapi_document(cluster)).unwrap();
+    let python = roster_harness::python_with_packages().expect("Python is installed");
+    let generated = Command::new(python.with_file_name("openapi-python-client"))
+        .args(["generate", "--meta", "none", "--fail-on-warning", "--output-path"])
+        .arg(dir.path().join("generated"))
+        .arg("--path")
+        .arg(&document)
+        .arg("--config")
+        .arg(no_hooks(dir.path()))
+        .output()
+        .expect("openapi-python-client runs");
+    let said = String::from_utf8_lossy(&generated.stdout) + String::from_utf8_lossy(&generated.stderr);
+    assert!(generated.status.success(), "{said}");
+    let given = json!({
+        "folder": dir.path(),
+        "package": "generated",
+        "url": cluster.operators()[0].url(),
+        "authority": authority,
+        "token": administrator_token(cluster),
+        "name": name,
+        "login": serde_json::from_str::<Value>(&body("Login", &json!({"username": name, "password": PASSWORD}))).unwrap(),
+        "key": serde_json::from_str::<Value>(&body("APIKey", &json!({"displayName": "generated", "currentPassword": PASSWORD}))).unwrap(),
+    });
+    let calls = run_python(include_str!("client.py"), &given);
+    assert!(calls.as_u64().unwrap() > 15, "{calls}");
+}
+
+/// Writes the generator's configuration: without formatting the code afterwards.
+fn no_hooks(dir: &Path) -> PathBuf {
+    let file = dir.join("generator.json");
+    std::fs::write(&file, json!({"post_hooks": []}).to_string()).unwrap();
+    file
+}
+
 /// Lists are described as lists, also those of a subresource.
 #[tokio::test]
 async fn lists_of_subresources_are_described_as_lists() {
     let cluster = directory();
     let person = people(cluster, &unique("described"), 1).await.remove(0);
-    let document = cluster.kubectl(&["get", "--raw", &format!("/openapi/v3{BASE}")]);
-    let document: Value = serde_json::from_str(&document).unwrap();
+    let document: Value = serde_json::from_str(&openapi_document(cluster)).unwrap();
     for (part, item) in [
         ("apikeys", "APIKey"),
         ("groups", "GroupMembership"),

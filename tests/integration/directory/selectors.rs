@@ -9,7 +9,7 @@ use crate::support::{Cluster, Random, create, eventually, unique, user};
 
 const VALUES: &[&str] = &["", "3", "007", "12", "9223372036854775807", "9223372036854775808", "a", "A", "a-b", "1.5"];
 
-/// Generates selectors: most of them valid, others with what kube-apiserver does not accept.
+/// Generates selectors: most are valid, and some contain what kube-apiserver rejects.
 struct Selectors(Random);
 
 impl Selectors {
@@ -92,7 +92,7 @@ async fn ask(client: &kube::Client, group: &str, domain: &str, selector: &str) -
     }
 }
 
-/// Users of a domain of their own, one for each value of the label `level`, and some without it.
+/// Creates users in a separate domain, one for each value of the label `level`, and some without it.
 async fn labelled(cluster: &Cluster, domain: &str) {
     let users = cluster.users().await;
     for (at, value) in VALUES.iter().map(|value| Some(*value)).chain([None, None]).enumerate() {
@@ -135,8 +135,11 @@ async fn case_c2_label_selectors_mean_what_they_mean_to_kube_apiserver() {
         }
     }
     println!("of 607 selectors, kube-apiserver accepts {accepted}, and {narrow} of them match some users");
-    assert!((150..550).contains(&accepted) && narrow > 50, "both kinds have to be tried: {accepted}, {narrow}");
-    // As many values as fit into an address.
+    assert!(
+        (150..550).contains(&accepted) && narrow > 50,
+        "valid and invalid selectors must both occur: {accepted}, {narrow}"
+    );
+    // As many values as fit into a URL.
     let many = format!("level in ({})", (0..2000).map(|at| at.to_string()).collect::<Vec<_>>().join(","));
     let theirs = ask(&client, "roster.dev", &domain, &many).await;
     assert_eq!(ask(&client, "directory.roster.dev", &domain, &many).await, theirs);

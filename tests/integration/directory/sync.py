@@ -1,4 +1,4 @@
-"""Keeps a copy of the users of a domain with the dynamic client's list and watch, and prints it when asked to."""
+"""Keeps a copy of the users of a domain with list and watch of the dynamic client. Prints it for each line of input."""
 import json
 import sys
 import threading
@@ -34,7 +34,7 @@ def follow():
             if error.status == 410:
                 revision = None
         except Exception:
-            # The connection is gone: take it up where it was.
+            # The connection was closed: resume the watch at the last revision.
             pass
 
 

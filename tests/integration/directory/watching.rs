@@ -1,4 +1,4 @@
-//! Clients with a cache: they converge to the actual state, whatever happens in between.
+//! Clients with a cache converge to the actual state, whatever happens in between.
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Write};
@@ -45,7 +45,7 @@ async fn informer(cluster: &Cluster, domain: &str, strategy: InitialListStrategy
         let mut watch = std::pin::pin!(watch);
         while let Some(event) = watch.next().await {
             if let Err(error) = event {
-                println!("the informer goes on after {error}");
+                println!("the informer continues after {error}");
             }
         }
     });
@@ -66,7 +66,7 @@ struct PythonClient {
 impl PythonClient {
     fn start(cluster: &Cluster, domain: &str) -> Self {
         let script = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/integration/directory/sync.py");
-        let mut child = Command::new(roster_harness::python_with_packages().expect("Python is there"))
+        let mut child = Command::new(roster_harness::python_with_packages().expect("Python is installed"))
             .args([script.as_os_str(), cluster.plane.kubectl.kubeconfig.as_os_str()])
             .arg(domain)
             .stdin(Stdio::piped())
@@ -151,7 +151,7 @@ async fn informers_stay_consistent_through_churn_and_restarts() {
         })
         .await;
     };
-    settle("all copies are right").await;
+    settle("all copies match the directory").await;
     churn(&cluster, domain, 30, &mut random);
     settle("after churn").await;
     for round in 0..2 {
@@ -191,7 +191,7 @@ async fn a_watch_reports_changes_in_order() {
     let (mut last, mut rounds) = (revision.parse::<u64>().unwrap(), Vec::new());
     loop {
         let event = tokio::time::timeout(Duration::from_secs(30), events.try_next()).await.unwrap().unwrap();
-        let object = match event.expect("the watch goes on") {
+        let object = match event.expect("the watch continues") {
             kube::api::WatchEvent::Modified(object) => object,
             kube::api::WatchEvent::Deleted(object) => {
                 assert!(object.resource_version().unwrap().parse::<u64>().unwrap() > last);

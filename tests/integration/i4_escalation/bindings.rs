@@ -8,9 +8,9 @@ const MY_VIEW: &str = "---\n{apiVersion: roster.dev/v1alpha1, kind: RoleBinding,
 /// An expired binding of `edit` in `{n}` to the boss.
 const EXPIRED_EDIT: &str = "---\n{apiVersion: roster.dev/v1alpha1, kind: RoleBinding, metadata: {name: '{n}-b'}, spec: {subjects: [{kind: User, name: '{n}-me'}], roleRef: {kind: ClusterRole, name: edit}, scope: {namespaces: ['{n}']}, validity: {notAfter: '2020-01-01T00:00:00Z'}}}\n";
 
-/// A binding of `edit` to mallory's own user that the boss delegates, and that the boss can't, having it by no other way
-/// in the namespace.
-const TRUST: &str = "---\n{apiVersion: roster.dev/v1alpha1, kind: RoleBinding, metadata: {name: '{n}-b'}, spec: {subjects: [{kind: User, name: '{n}-me'}], roleRef: {kind: ClusterRole, name: edit}, scope: {namespaces: ['{n}-other']}, delegatedBy: '{n}-boss'}}\n";
+/// A binding of `edit` to mallory's own user with the boss as delegator. It has no effect, because the boss does not
+/// hold the role in that namespace.
+const DELEGATED: &str = "---\n{apiVersion: roster.dev/v1alpha1, kind: RoleBinding, metadata: {name: '{n}-b'}, spec: {subjects: [{kind: User, name: '{n}-me'}], roleRef: {kind: ClusterRole, name: edit}, scope: {namespaces: ['{n}-other']}, delegatedBy: '{n}-boss'}}\n";
 
 /// A binding of `edit` to mallory's own user in every namespace with a label, and in a domain.
 const BY_LABEL: &str = "
@@ -22,7 +22,7 @@ const BY_LABEL: &str = "
 
 pub(super) const ATTEMPTS: &[Attempt] = &[
     attempt(
-        "an owner whose deletion deletes it: rolebindings",
+        "an owner reference, which would delete the object: rolebindings",
         "",
         &["patch", "rolebindings.roster.dev", "{n}-power", "--type=merge", "--dry-run=server", "-p", OWNED],
         "",
@@ -116,7 +116,7 @@ pub(super) const ATTEMPTS: &[Attempt] = &[
         "---\n{apiVersion: roster.dev/v1alpha1, kind: RoleBinding, metadata: {name: '{n}-b'}, spec: {subjects: [{kind: User, name: '{n}-me'}], roleRef: {kind: ClusterRole, name: edit}, scope: {namespaces: ['{n}']}}}",
     ),
     attempt(
-        "a binding that has run out, made to last",
+        "an expired binding, extended",
         EXPIRED_EDIT,
         &[
             "patch",
@@ -129,8 +129,8 @@ pub(super) const ATTEMPTS: &[Attempt] = &[
         "",
     ),
     attempt(
-        "a trust without the one who delegates",
-        TRUST,
+        "a delegated binding, without its delegator",
+        DELEGATED,
         &[
             "patch",
             "rolebindings.roster.dev",
@@ -142,20 +142,20 @@ pub(super) const ATTEMPTS: &[Attempt] = &[
         "",
     ),
     attempt(
-        "a trust on behalf of another user",
+        "a binding delegated on behalf of another user",
         "",
         APPLY,
         "---\n{apiVersion: roster.dev/v1alpha1, kind: RoleBinding, metadata: {name: '{n}-b'}, spec: {subjects: [{kind: User, name: '{n}-me'}], roleRef: {kind: ClusterRole, name: edit}, scope: {namespaces: ['{n}']}, delegatedBy: '{n}-boss'}}",
     ),
     attempt(
         "a delegate of a delegate",
-        TRUST,
+        DELEGATED,
         APPLY,
         "---\n{apiVersion: roster.dev/v1alpha1, kind: RoleBinding, metadata: {name: '{n}-c'}, spec: {subjects: [{kind: Group, name: '{n}-mine'}], roleRef: {kind: ClusterRole, name: edit}, scope: {namespaces: ['{n}-other']}, delegatedBy: '{n}-me'}}",
     ),
     // Revoking a role temporarily: its holder would be easy to take over until the binding is restored.
     attempt(
-        "a lesser role in place of the one that is bound",
+        "a lesser role in place of the bound one",
         "",
         &[
             "patch",
@@ -209,13 +209,13 @@ pub(super) const ATTEMPTS: &[Attempt] = &[
         "---\n{apiVersion: v1, kind: Namespace, metadata: {name: '{n}-new', labels: {project: '{n}'}}}",
     ),
     attempt(
-        "a new namespace whose name is made up",
+        "a new namespace with a generated name",
         BY_LABEL,
         CREATE,
         "---\n{apiVersion: v1, kind: Namespace, metadata: {generateName: mallorys, labels: {project: '{n}'}}}",
     ),
     attempt(
-        "a namespace's label by its status",
+        "a namespace's label, through the status subresource",
         BY_LABEL,
         &[
             "patch",
@@ -229,7 +229,7 @@ pub(super) const ATTEMPTS: &[Attempt] = &[
         "",
     ),
     attempt(
-        "a namespace's label by its finalizers",
+        "a namespace's label, through the finalize subresource",
         BY_LABEL,
         &["replace", "--raw", "/api/v1/namespaces/{n}-other/finalize", "-f", "-"],
         r#"{"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "{n}-other", "labels": {"project": "{n}"}}, "spec": {"finalizers": ["kubernetes"]}}"#,

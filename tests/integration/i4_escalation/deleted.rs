@@ -229,7 +229,7 @@ pub(super) async fn names_stay_protected_across_crashes(cluster: &Cluster) {
     cluster.start_operator(FAST_LEASE);
     eventually("the name is protected", || async {
         match create_as(cluster, "mallory", &manifest("crash-gone", "", "")) {
-            Ok(printed) => panic!("mallory could: {printed}"),
+            Ok(printed) => panic!("mallory was allowed: {printed}"),
             Err(refused) if refused.contains("its name is protected until") => Ok(()),
             Err(error) => Err(error),
         }

@@ -16,7 +16,7 @@ async fn allow(cluster: &Cluster, name: &str, who: &str, resource: &str, verbs: 
     wait_until_can(cluster, who, &[last, &format!("{resource}.roster.dev")], true).await;
 }
 
-/// The text of what kubectl prints when `who` is refused.
+/// Returns kubectl's error for a request that must be denied to `who`.
 fn refused(cluster: &Cluster, who: &str, args: &[&str], input: &str) -> String {
     let args = [args, &["--as", who]].concat();
     format!("{:#}", cluster.plane.kubectl.run_with_input(&args, input).expect_err("a refusal"))

@@ -4,7 +4,7 @@ use super::{Attempt, CREATE, NATIVE, OWNED, SERVER_SIDE, attempt};
 
 pub(super) const ATTEMPTS: &[Attempt] = &[
     attempt(
-        "an owner whose deletion deletes it: groups",
+        "an owner reference, which would delete the object: groups",
         "",
         &["patch", "groups.roster.dev", "{n}-power", "--type=merge", "--dry-run=server", "-p", OWNED],
         "",
@@ -68,7 +68,7 @@ pub(super) const ATTEMPTS: &[Attempt] = &[
         "",
     ),
     attempt(
-        "a membership for a while",
+        "a temporary membership",
         "",
         &[
             "patch",
@@ -93,14 +93,14 @@ pub(super) const ATTEMPTS: &[Attempt] = &[
         "---\n{apiVersion: roster.dev/v1alpha1, kind: Group, metadata: {name: '{n}-natives'}, spec: {}}",
     ),
     attempt(
-        "a mighty member put out of my group",
+        "a powerful member removed from my group",
         "---\n{apiVersion: roster.dev/v1alpha1, kind: Group, metadata: {name: '{n}-mine'}, spec: {members: ['{n}-me', '{n}-boss']}}",
         &["patch", "groups.roster.dev", "{n}-mine", "--type=merge", "-p", r#"{"spec": {"members": ["{n}-me"]}}"#],
         "",
     ),
     // Consent to memberships that Users declare.
     attempt(
-        "the group made to accept me, who names it",
+        "consent of the group, which I name",
         "---\n{apiVersion: roster.dev/v1alpha1, kind: Group, metadata: {name: '{n}-power'}, spec: {}}\n---\n{apiVersion: roster.dev/v1alpha1, kind: User, metadata: {name: '{n}-me'}, spec: {groups: ['{n}-power']}}",
         &[
             "patch",
@@ -113,7 +113,7 @@ pub(super) const ATTEMPTS: &[Attempt] = &[
         "",
     ),
     attempt(
-        "the boss put out of the group, which accepts nobody any more",
+        "the boss removed from the group by withdrawing its consent",
         "",
         &[
             "patch",
@@ -126,7 +126,7 @@ pub(super) const ATTEMPTS: &[Attempt] = &[
         "",
     ),
     attempt(
-        "my group made to accept the boss, who names it",
+        "consent of my group, which the boss names",
         "---\n{apiVersion: roster.dev/v1alpha1, kind: User, metadata: {name: '{n}-boss'}, spec: {groups: ['{n}-power', '{n}-mine']}}",
         &[
             "patch",
@@ -139,13 +139,13 @@ pub(super) const ATTEMPTS: &[Attempt] = &[
         "",
     ),
     attempt(
-        "my group made to accept the boss by a label",
+        "consent of my group, which selects the boss by a label",
         "---\n{apiVersion: roster.dev/v1alpha1, kind: User, metadata: {name: '{n}-boss', labels: {floor: '{n}'}}, spec: {groups: ['{n}-power']}}\n---\n{apiVersion: roster.dev/v1alpha1, kind: Group, metadata: {name: '{n}-mine'}, spec: {memberSelector: {matchLabels: {floor: '{n}'}}}}",
         SERVER_SIDE,
         "---\n{apiVersion: roster.dev/v1alpha1, kind: Group, metadata: {name: '{n}-mine'}, spec: {acceptDeclaredMembers: true, memberSelector: {matchLabels: {floor: '{n}'}}}}",
     ),
     attempt(
-        "the boss put out of my group, which accepts nobody any more",
+        "the boss removed from my group by withdrawing its consent",
         "---\n{apiVersion: roster.dev/v1alpha1, kind: User, metadata: {name: '{n}-boss'}, spec: {groups: ['{n}-power', '{n}-mine']}}\n---\n{apiVersion: roster.dev/v1alpha1, kind: Group, metadata: {name: '{n}-mine'}, spec: {acceptDeclaredMembers: true}}",
         &[
             "patch",
@@ -157,15 +157,19 @@ pub(super) const ATTEMPTS: &[Attempt] = &[
         ],
         "",
     ),
-    // Groups that are cut off from each other by a cycle.
+];
+
+/// Attempts with Groups in a cycle, which are not members of each other until it is broken. They need setups that the
+/// guard denies.
+pub(super) const IN_CYCLES: &[Attempt] = &[
     attempt(
-        "a cycle broken, so that my group is nested after all",
+        "a cycle broken, so that my group becomes nested",
         "---\n{apiVersion: roster.dev/v1alpha1, kind: Group, metadata: {name: '{n}-power'}, spec: {memberGroups: ['{n}-middle']}}\n---\n{apiVersion: roster.dev/v1alpha1, kind: Group, metadata: {name: '{n}-middle'}, spec: {members: ['{n}-me'], memberGroups: ['{n}-power']}}",
         &["patch", "groups.roster.dev", "{n}-middle", "--type=merge", "-p", r#"{"spec": {"memberGroups": []}}"#],
         "",
     ),
     attempt(
-        "a cycle joined below, until it is mended",
+        "my group nested below a cycle, until the cycle is broken",
         "---\n{apiVersion: roster.dev/v1alpha1, kind: Group, metadata: {name: '{n}-power'}, spec: {memberGroups: ['{n}-middle']}}\n---\n{apiVersion: roster.dev/v1alpha1, kind: Group, metadata: {name: '{n}-middle'}, spec: {memberGroups: ['{n}-power']}}",
         &["patch", "users.roster.dev", "{n}-me", "--type=merge", "-p", r#"{"spec": {"groups": ["{n}-middle"]}}"#],
         "",

@@ -93,7 +93,7 @@ async fn i4_no_op_updates_do_not_reveal_keys_and_credentials() {
     for secret in [&*boss, "roster-token-keys", "roster-sealing-key", "roster-ca"] {
         let path = format!("/api/v1/namespaces/roster-system/secrets/{secret}");
         let apply = format!("{{apiVersion: v1, kind: Secret, metadata: {{name: {secret}}}}}");
-        // kubectl reads what it patches, which takes `get`.
+        // kubectl reads an object before it patches it, which requires `get`.
         for (kind, patch) in [
             ("merge-patch+json", "{}"),
             ("strategic-merge-patch+json", "{}"),

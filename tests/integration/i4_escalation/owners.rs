@@ -26,7 +26,7 @@ async fn i4_the_garbage_collector_removes_absent_owners() {
     let refused = give("mallory").unwrap_err();
     assert!(refused.contains(&format!("the guard: User {boss} holds or would hold ClusterRole edit")), "{refused}");
     give("alice").unwrap();
-    // It may not bind what the boss holds, and leaves an owner.
+    // The garbage collector may not bind the roles of the boss. It removes the absent owner and keeps the other.
     cluster.kubectl(&["delete", "groups.roster.dev", &format!("{n}-first")]);
     wait_for_text(cluster, &object, "{.metadata.ownerReferences[*].name}", &format!("{n}-second")).await;
     // Removing the owner needs no permission.
@@ -34,7 +34,7 @@ async fn i4_the_garbage_collector_removes_absent_owners() {
     cluster.kubectl(&["patch", object[0], object[1], "--type=merge", "-p", none, "--as", "mallory"]);
 }
 
-/// As either of the users that kube-controller-manager runs it as.
+/// Checks both usernames that the garbage collector of kube-controller-manager may have.
 pub(super) async fn the_garbage_collector_removes_owners_of_compiled_bindings(cluster: &Cluster, n: &str, name: &str) {
     let collectors = ["system:serviceaccount:kube-system:generic-garbage-collector", "system:kube-controller-manager"];
     for (at, collector) in collectors.into_iter().enumerate() {

@@ -39,9 +39,9 @@ const fn both(planted: &'static str, applied: &'static str, outcome: Outcome) ->
     case(planted, applied, outcome, outcome)
 }
 
-/// In addition to the User `planted` and the ClusterRole `view`; the administrator applies the Group `planted-sre` and
-/// `edit`.
-/// What stays in an optional field can only narrow the binding.
+/// Cases for RoleBindings. In addition to these fields, mallory plants the subject User `planted` and the ClusterRole
+/// `view`, and the administrator applies the subject Group `planted-sre` and `edit`. Planted optional fields that stay
+/// can only narrow the binding.
 const ROLE_BINDINGS: &[Case] = &[
     both(
         "scope: {cluster: {}}",
@@ -51,7 +51,7 @@ const ROLE_BINDINGS: &[Case] = &[
         ),
     ),
     both("scope: {namespaces: [b, c]}", "scope: {namespaces: [a]}", Has("{scope: {namespaces: [a]}}")),
-    // Client-side apply keeps what the manifest does not name, and then there are two kinds of scope.
+    // Client-side apply keeps fields that the manifest does not name, so the result has two kinds of scope.
     case(
         "scope: {cluster: {}}",
         "scope: {namespaces: [a]}",
@@ -103,7 +103,7 @@ const GROUPS: &[Case] = &[
         Has("{memberSelector: {matchLabels: {team: planted, unit: sre}}}"),
         Has("{memberSelector: {matchLabels: {unit: sre}}}"),
     ),
-    // What the documentation says: these fields written out keep everybody else out.
+    // As documented, a manifest that sets all of these fields keeps everybody else out.
     both(
         "members: [planted], memberGroups: [planteds], memberships: [{user: planted, validity: {}}], memberSelector: {matchLabels: {team: planted}}, acceptDeclaredMembers: true",
         "members: [jane], memberGroups: [], memberships: [], acceptDeclaredMembers: false",
@@ -111,7 +111,7 @@ const GROUPS: &[Case] = &[
             "{members: [jane], memberGroups: [], memberships: [], memberSelector: {matchLabels: {team: planted}}, acceptDeclaredMembers: false}",
         ),
     ),
-    // And why: fields that are not named stay.
+    // The reason is that fields stay if the manifest does not name them.
     both(
         "memberGroups: [planteds], acceptDeclaredMembers: true",
         "members: [jane]",

@@ -68,7 +68,7 @@ async fn i4_labels_and_annotations_are_limited() {
             let outcome = patch(&client, mallory, &path, &json!({ "annotations": annotations })).await;
             assert_eq!(outcome.is_ok(), kind == "groups", "{kind}: {outcome:?}");
         }
-        // Administrators may, and everybody may reduce it.
+        // Administrators may exceed the limits, and everybody may reduce the size.
         patch(&client, None, &path, &large).await.unwrap();
         patch(&client, mallory, &path, &json!({"annotations": {"a": "x".repeat(39_990)}})).await.unwrap();
         patch(&client, mallory, &path, &json!({"annotations": {"a": null, "b": null}})).await.unwrap();
@@ -159,9 +159,9 @@ async fn i4_owners_and_field_managers_are_limited() {
     let as_another_manager = format!("{path}?fieldManager=operator");
     let annotation = json!({"annotations": {"example.com/x": "y"}});
     patch(&client, operator, &as_another_manager, &annotation).await.unwrap();
-    apply(3).await.expect("it is one of them");
+    apply(3).await.expect("manager 3 has an entry already");
     patch(&client, mallory, &path, &json!({"managedFields": [{}]})).await.unwrap();
-    apply(16).await.expect("there is room again");
+    apply(16).await.expect("the entries were removed");
     // Arbitrary names chosen by a client.
     let fields = names(3000).into_iter().map(|(name, _): (String, Value)| (format!("f:{name}"), json!({})));
     let fields: serde_json::Map<String, Value> = fields.collect();

@@ -17,13 +17,13 @@ pub(super) const ATTEMPTS: &[Attempt] = &[
         "",
     ),
     attempt(
-        "an administrator who is disabled, enabled",
+        "a disabled administrator, enabled",
         "---\n{apiVersion: roster.dev/v1alpha1, kind: User, metadata: {name: '{n}-root'}, spec: {admin: true, state: Disabled}}",
         &["patch", "users.roster.dev", "{n}-root", "--type=merge", "-p", r#"{"spec": {"state": "Active"}}"#],
         "",
     ),
     attempt(
-        "an owner whose deletion deletes it: users",
+        "an owner reference, which would delete the object: users",
         "",
         &["patch", "users.roster.dev", "{n}-boss", "--type=merge", "--dry-run=server", "-p", OWNED],
         "",
@@ -54,7 +54,7 @@ pub(super) const ATTEMPTS: &[Attempt] = &[
         "",
     ),
     attempt(
-        "myself in the group while it accepts nobody, until it does",
+        "myself in the group, before it accepts declared members",
         "---\n{apiVersion: roster.dev/v1alpha1, kind: Group, metadata: {name: '{n}-power'}, spec: {}}",
         &["patch", "users.roster.dev", "{n}-me", "--type=merge", "-p", r#"{"spec": {"groups": ["{n}-power"]}}"#],
         "",
@@ -85,7 +85,7 @@ pub(super) const ATTEMPTS: &[Attempt] = &[
         "---\n{apiVersion: roster.dev/v1alpha1, kind: User, metadata: {name: '{n}-new'}, spec: {username: '{n}-native'}}",
     ),
     attempt(
-        "a membership that is still to begin",
+        "a membership that has not begun yet",
         "---\n{apiVersion: roster.dev/v1alpha1, kind: Group, metadata: {name: '{n}-power'}, spec: {memberships: [{user: '{n}-awaited', validity: {notBefore: '2090-01-01T00:00:00Z'}}]}}",
         CREATE,
         "---\n{apiVersion: roster.dev/v1alpha1, kind: User, metadata: {name: '{n}-awaited'}, spec: {}}",
@@ -132,7 +132,7 @@ pub(super) const ATTEMPTS: &[Attempt] = &[
         "---\n{apiVersion: v1, kind: Secret, metadata: {name: awaited, namespace: '{n}', annotations: {roster.dev/user: '{n}-boss'}}, type: roster.dev/password, stringData: {password: battery staple}}",
     ),
     attempt(
-        "my Secret made out to the boss",
+        "my Secret, annotated for the boss",
         "---\n{apiVersion: roster.dev/v1alpha1, kind: User, metadata: {name: '{n}-boss'}, spec: {groups: ['{n}-power'], passwordSecretRef: {namespace: '{n}', name: mine}}}\n---\n{apiVersion: v1, kind: Secret, metadata: {name: mine, namespace: '{n}', annotations: {roster.dev/user: '{n}-me'}}, type: roster.dev/password, stringData: {password: battery staple}}",
         &["annotate", "--overwrite", "secret", "mine", "-n", "{n}", "roster.dev/user={n}-boss"],
         "",
@@ -157,7 +157,7 @@ pub(super) const ATTEMPTS: &[Attempt] = &[
         "",
     ),
     attempt(
-        "the boss deleted among others",
+        "the boss deleted as part of a collection",
         "---\n{apiVersion: roster.dev/v1alpha1, kind: User, metadata: {name: '{n}-boss', labels: {'{n}': 'yes'}}, spec: {groups: ['{n}-power']}}",
         &["delete", "--raw", "/apis/roster.dev/v1alpha1/users?labelSelector={n}%3Dyes"],
         "",
@@ -169,7 +169,7 @@ pub(super) const ATTEMPTS: &[Attempt] = &[
         "---\n{apiVersion: roster.dev/v1alpha1, kind: User, metadata: {name: '{n}-native'}, spec: {}}",
     ),
     attempt(
-        "a boss whose time has passed, prolonged",
+        "an expired boss, extended",
         "---\n{apiVersion: roster.dev/v1alpha1, kind: User, metadata: {name: '{n}-boss'}, spec: {groups: ['{n}-power'], validity: {notAfter: '2020-01-01T00:00:00Z'}}}",
         &[
             "patch",
@@ -182,7 +182,7 @@ pub(super) const ATTEMPTS: &[Attempt] = &[
         "",
     ),
     attempt(
-        "a login for the boss from another system",
+        "an external identity for the boss",
         "",
         &[
             "patch",
@@ -195,7 +195,7 @@ pub(super) const ATTEMPTS: &[Attempt] = &[
         "",
     ),
     attempt(
-        "no second factor for the boss",
+        "a second factor no longer required for the boss",
         "---\n{apiVersion: roster.dev/v1alpha1, kind: User, metadata: {name: '{n}-boss'}, spec: {groups: ['{n}-power'], secondFactor: Required}}",
         &["patch", "users.roster.dev", "{n}-boss", "--type=merge", "-p", r#"{"spec": {"secondFactor": "Optional"}}"#],
         "",

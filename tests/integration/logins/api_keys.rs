@@ -26,7 +26,7 @@ async fn a_key_is_shown_once_and_valid_until_it_is_revoked() {
     let name = person(cluster, "keys", |_| {}).await;
     let token = token(&direct, &name, PASSWORD).await;
     let key = key(&direct, &token).await;
-    assert!(key.starts_with("rstr_") && key.len() == 85, "what scanners look for");
+    assert!(key.starts_with("rstr_") && key.len() == 85, "the format that secret scanners look for");
     let user = whoami(&kubectl_as(cluster, &key)).unwrap();
     assert_eq!(user["username"], json!(name));
     let id = user["extra"]["authentication.kubernetes.io/credential-id"][0].as_str().unwrap().to_owned();
@@ -43,7 +43,7 @@ async fn a_key_is_shown_once_and_valid_until_it_is_revoked() {
     assert_eq!(id, format!("APIKey={key_name}"));
     assert_eq!(list["items"][0]["spec"]["displayName"], "test");
 
-    // A leaked key can't be prolonged by another key or a second factor.
+    // A leaked key must not create credentials that outlive it.
     for path in ["users/~/apikeys", "users/~/totp"] {
         let (kind, spec) = if path.ends_with("totp") {
             ("TOTPEnrollment", json!({"currentPassword": PASSWORD}))
@@ -76,6 +76,8 @@ async fn invalid_keys_are_refused_by_field_and_their_number_is_limited() {
     for (spec, field) in [
         (json!({"displayName": " "}), "spec.displayName"),
         (json!({"displayName": "x".repeat(101)}), "spec.displayName"),
+        (json!({"displayName": "ci\u{202e}x"}), "spec.displayName"),
+        (json!({"displayName": "ci\u{2028}x"}), "spec.displayName"),
         (json!({"displayName": "x", "expirationTimestamp": "2020-01-01T00:00:00Z"}), "spec.expirationTimestamp"),
         (json!({"displayName": "x", "expirationTimestamp": "2999-01-01T00:00:00Z"}), "spec.expirationTimestamp"),
     ] {

@@ -48,7 +48,7 @@ async fn both_authenticators_give_the_same_identity() {
     for (authenticator, token) in [("webhook", &webhook), ("oidc", &oidc)] {
         let kubectl = kubectl_as(cluster, token);
         // kube-apiserver fetches the public keys asynchronously.
-        let user = eventually(&format!("{authenticator} lets them in"), || async { whoami(&kubectl) }).await;
+        let user = eventually(&format!("{authenticator} accepts the token"), || async { whoami(&kubectl) }).await;
         assert_eq!((&user["username"], &user["uid"]), (&json!(name), &json!(uid)), "{authenticator}");
         let groups: Vec<Value> = user["groups"].as_array().unwrap().clone();
         assert!(
@@ -88,7 +88,7 @@ async fn case_e1_tokens_signed_with_rs256_are_accepted() {
     for (authenticator, token) in [("webhook", &webhook), ("oidc", &oidc)] {
         assert_eq!(jsonwebtoken::decode_header(token).unwrap().alg, jsonwebtoken::Algorithm::RS256);
         let kubectl = kubectl_as(&cluster, token);
-        let user = eventually(&format!("{authenticator} lets them in"), || async { whoami(&kubectl) }).await;
+        let user = eventually(&format!("{authenticator} accepts the token"), || async { whoami(&kubectl) }).await;
         assert_eq!(user["username"], json!(name), "{authenticator}");
     }
     let configuration = direct.send("GET", "/.well-known/openid-configuration", &[], "").await.unwrap().json();
@@ -130,9 +130,9 @@ async fn i3_every_way_to_end_a_user_ends_its_tokens_and_keys() {
         })
         .await;
         println!("{end}: Roster refused token and key after {:?}", since.elapsed());
-        // It caches successful authentication for ten seconds, regardless of the webhook's own cache.
-        let note_duration = refused_after(&by_token).await;
-        println!("{end}: kube-apiserver refused the token after {note_duration:?} more");
+        // kube-apiserver caches successful authentication for ten seconds, regardless of the webhook's own cache.
+        let duration = refused_after(&by_token).await;
+        println!("{end}: kube-apiserver refused the token after {duration:?} more");
         refused_after(&by_key).await;
         assert_eq!(super::with_password(&direct, &name, PASSWORD).await.status, 401, "{end}");
         assert_eq!(own_status(&direct, &token).await, 401, "{end}: at Roster's own port");
@@ -153,8 +153,8 @@ async fn an_openid_connect_token_ends_at_its_expiry() {
     .await;
     let patch = Patch::Merge(json!({"spec": {"state": "Disabled"}}));
     cluster.users().await.patch(&name, &PatchParams::default(), &patch).await.unwrap();
-    let note_duration = refused_after(&kubectl).await;
-    println!("disabled: the token by OpenID Connect was refused after {note_duration:?} of at most 12 s");
+    let duration = refused_after(&kubectl).await;
+    println!("disabled: the token by OpenID Connect was refused after {duration:?} of at most 12 s");
 }
 
 #[tokio::test]

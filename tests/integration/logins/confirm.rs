@@ -38,10 +38,15 @@ async fn a_session_alone_creates_neither_a_key_nor_a_seed() {
         assert!(!wrong.body.contains("s3cret"), "{}", wrong.body);
         let dry = tried(&format!("{path}?dryRun=All"), confirmed_with(spec.clone(), "wrong")).await;
         assert_refused(&dry, "is not the current password");
+        // A wrong password, and one with dryRun. The right one clears them.
+        user_where(&cluster.users().await, &name, "wrong passwords are failed logins", |user| {
+            user.status.as_ref().is_some_and(|status| status.failed_logins == Some(2))
+        })
+        .await;
         assert_eq!(tried(&format!("{path}?dryRun=All"), confirmed_with(spec, PASSWORD)).await.status, 201);
     }
     let keys = direct.get(&format!("{BASE}/users/~/apikeys"), &[("Authorization", &bearer)]).await;
-    assert_eq!(keys.json()["items"], json!([]), "none was made");
+    assert_eq!(keys.json()["items"], json!([]), "no key was created");
     let unconfirmed = json!({"code": "123456"});
     let unconfirmed = post(&direct, "users/~/totp", Some(&session), &body("TOTPEnrollment", &unconfirmed)).await;
     assert!(unconfirmed.body.contains("there is no seed"), "{}", unconfirmed.body);
@@ -50,9 +55,8 @@ async fn a_session_alone_creates_neither_a_key_nor_a_seed() {
         assert_eq!(made.status, 201, "{}", made.body);
         assert!(!made.body.contains(PASSWORD) && !made.body.contains("currentPassword"), "{}", made.body);
     }
-    // A wrong password each, and one with dryRun.
-    user_where(&cluster.users().await, &name, "wrong passwords are failed logins", |user| {
-        user.status.as_ref().is_some_and(|status| status.failed_logins == Some(4))
+    user_where(&cluster.users().await, &name, "the right password clears failures within sessions", |user| {
+        user.status.as_ref().is_some_and(|status| status.failed_logins.is_none_or(|count| count == 0))
     })
     .await;
 }
@@ -64,28 +68,28 @@ async fn guesses_of_passwords_and_codes_count_towards_the_lockout() {
     let direct = Direct::new(cluster, 0, None).await;
     let name = person(cluster, "guessed-again", |_| {}).await;
     let session = token(&direct, &name, PASSWORD).await;
-    let enrol = |spec: Value| {
+    let enroll = |spec: Value| {
         let (direct, session) = (&direct, &session);
         async move { post(direct, "users/~/totp", Some(session), &body("TOTPEnrollment", &spec)).await }
     };
-    let seed = enrol(confirmed_with(json!({}), PASSWORD)).await.json();
+    let seed = enroll(confirmed_with(json!({}), PASSWORD)).await.json();
     let seed = seed["status"]["enrollment"]["secret"].as_str().unwrap().to_owned();
     let right = code(&seed, 0);
     let wrong = if right == "000000" { "111111" } else { "000000" };
-    assert_eq!(enrol(json!({"code": wrong})).await.status, 422);
-    assert_eq!(enrol(json!({"code": wrong})).await.status, 422);
+    assert_eq!(enroll(json!({"code": wrong})).await.status, 422);
+    assert_eq!(enroll(json!({"code": wrong})).await.status, 422);
     for _ in 0..3 {
-        assert_refused(&enrol(confirmed_with(json!({}), "wrong")).await, "is not the current password");
+        assert_refused(&enroll(confirmed_with(json!({}), "wrong")).await, "is not the current password");
     }
     // After five failures, even the right password is rejected from here.
     for (path, kind, spec) in persistent_credentials() {
         let refused = post(&direct, path, Some(&session), &body(kind, &confirmed_with(spec, PASSWORD))).await;
         assert_refused(&refused, "is not the current password");
     }
-    assert_eq!(enrol(json!({"code": code(&seed, 0)})).await.status, 422);
+    assert_eq!(enroll(json!({"code": code(&seed, 0)})).await.status, 422);
     let login = with_password(&direct, &name, PASSWORD).await;
-    assert_eq!(login.status, 201, "logins are counted apart: {}", login.body);
-    assert_eq!(own_status(&direct, &session).await, 200, "the session goes on");
+    assert_eq!(login.status, 201, "logins are counted separately: {}", login.body);
+    assert_eq!(own_status(&direct, &session).await, 200, "the session stays valid");
     let bearer = format!("Bearer {session}");
     let status = direct.get(&format!("{BASE}/users/~/totp"), &[("Authorization", &bearer)]).await.json();
     assert_eq!(status["status"]["enabled"], false);
@@ -106,7 +110,7 @@ async fn wrong_confirmations_that_race_are_counted_and_logged_once() {
     let is_logged = |line: &&str| line.contains(&name) && line.contains("wrong password or code in a confirmation");
     let logs = cluster.operator_logs().into_iter().map(|log| std::fs::read_to_string(log).unwrap());
     let logged: usize = logs.map(|log| log.lines().filter(is_logged).count()).sum();
-    assert_eq!(logged, 5, "five are judged, and then the sessions are locked out");
+    assert_eq!(logged, 5, "five are evaluated, and then the sessions are locked out");
 }
 
 /// Users without a password can't confirm with one, and administrators do not know the passwords of others.
@@ -128,7 +132,8 @@ async fn callers_without_a_password_or_acting_for_another_need_no_confirmation()
     let spec = body("APIKey", &json!({"displayName": "for a program of theirs"}));
     let made = send(&direct, &format!("users/{other}/apikeys"), IDENTITY, &spec).await.unwrap();
     assert_eq!(made.status, 201, "{}", made.body);
-    // For every key of the own User, by another authenticator and with any permission, it is an own credential.
+    // Credentials for the caller's own User require confirmation, whichever key addresses the User, whichever
+    // authenticator identified the caller, and whatever the caller may do.
     let own = [("X-Remote-User", other.as_str()), ("X-Remote-Group", "system:masters")];
     for path in ["users/~/apikeys".to_owned(), format!("users/{other}/apikeys")] {
         assert_refused(&send(&direct, &path, &own, &spec).await.unwrap(), "is required");

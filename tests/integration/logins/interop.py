@@ -1,7 +1,7 @@
-"""Other implementations of what Roster speaks: argon2-cffi, passlib, PyJWT and PyOTP.
+"""Checks interoperability with argon2-cffi, passlib, PyJWT and PyOTP.
 
-Reads a JSON object on standard input (a hash, a token, its keys, a seed) and answers with one: whether they are good
-there, and hashes and a code to be verified here.
+Reads a JSON object with a hash, a token, its keys and a seed of Roster from standard input. Prints a JSON object with the
+results of their verification, and with hashes and a code for Roster to verify.
 """
 
 import json

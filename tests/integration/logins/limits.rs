@@ -35,7 +35,7 @@ async fn send_partial_body(
 /// Returns the status of the response to a partially sent request.
 async fn status_of(mut stream: TlsStream<TcpStream>) -> String {
     let mut answer = [0; 12];
-    stream.read_exact(&mut answer).await.expect("it is answered");
+    stream.read_exact(&mut answer).await.expect("the request is answered");
     String::from_utf8_lossy(&answer[9..]).into_owned()
 }
 

@@ -35,8 +35,12 @@ async fn fifty_wrong_passwords_lock_only_their_source() {
     })
     .await;
     assert_eq!(from(&replicas[0], "203.0.113.7", &name, PASSWORD).await, 401, "that source is locked");
-    assert_eq!(from(&replicas[1], "198.51.100.7", &name, PASSWORD).await, 201, "the person's own is not");
-    assert_eq!(from(&replicas[0], "203.0.113.7", &name, PASSWORD).await, 401, "and their login forgives nobody");
+    assert_eq!(from(&replicas[1], "198.51.100.7", &name, PASSWORD).await, 201, "the user's own source is not locked");
+    assert_eq!(
+        from(&replicas[0], "203.0.113.7", &name, PASSWORD).await,
+        401,
+        "and that login does not unlock the other source"
+    );
 
     // From many sources, the user itself is locked for a while.
     for source in 10..16 {
@@ -56,7 +60,7 @@ async fn fifty_wrong_passwords_lock_only_their_source() {
         assert_eq!(from(&replicas[replica], source, &name, PASSWORD).await, 401, "no new login");
     }
     for replica in &replicas {
-        assert_eq!(own_status(replica, &session).await, 200, "I3: sessions go on");
+        assert_eq!(own_status(replica, &session).await, 200, "I3: sessions stay valid");
         assert_eq!(own_status(replica, &key).await, 200, "and so do API keys");
     }
     // Confirmations are counted separately: the user can still change the password, which does not end the lockout.

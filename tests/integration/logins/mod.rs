@@ -7,6 +7,8 @@ mod interop;
 mod limits;
 mod lockout;
 mod notices;
+mod open_watches;
+mod openid_sessions;
 mod passwords;
 mod plugin;
 mod rename;
@@ -66,7 +68,7 @@ pub(crate) async fn wait_until_known_to_all_replicas(cluster: &Cluster, name: &s
     }
 }
 
-/// The body of an action.
+/// Returns the request body of an action.
 pub(crate) fn body(kind: &str, spec: &Value) -> String {
     json!({"apiVersion": "directory.roster.dev/v1alpha1", "kind": kind, "spec": spec}).to_string()
 }
@@ -75,7 +77,7 @@ pub(crate) fn body(kind: &str, spec: &Value) -> String {
 pub(crate) async fn post(direct: &Direct, path: &str, bearer: Option<&str>, body: &str) -> Answer {
     let authorization = bearer.map(|token| format!("Bearer {token}"));
     let headers: Vec<(&str, &str)> = authorization.iter().map(|value| ("Authorization", value.as_str())).collect();
-    send(direct, path, &headers, body).await.expect("it answers")
+    send(direct, path, &headers, body).await.expect("the replica responds")
 }
 
 /// Sends a POST with additional headers. Retries on 429.
@@ -132,8 +134,8 @@ pub(crate) fn whoami(kubectl: &Kubectl) -> Result<Value, String> {
 
 /// Returns the TOTP code of a base32 seed, some periods in the future.
 pub(crate) fn code(secret: &str, later: i64) -> String {
-    let secret = totp_rs::Secret::try_from_base32(secret).expect("it is base32");
-    let totp = totp_rs::Builder::new().with_secret(secret).build().expect("it is long enough");
+    let secret = totp_rs::Secret::try_from_base32(secret).expect("the seed is base32");
+    let totp = totp_rs::Builder::new().with_secret(secret).build().expect("the seed is long enough");
     let second = Timestamp::now().as_second() + 30 * later;
     totp.generate(second.unsigned_abs()).to_string()
 }

@@ -92,9 +92,9 @@ async fn users_are_notified_and_can_verify_the_sender() {
     let jwks = direct.get("/openid/v1/jwks", &[]).await.json();
     let jwk: jsonwebtoken::jwk::Jwk = serde_json::from_value(jwks["keys"][0].clone()).unwrap();
     let public = jsonwebtoken::DecodingKey::from_jwk(&jwk).unwrap();
-    let events = eventually("three notices have come", || async {
+    let events = eventually("three notices have arrived", || async {
         let received = received.lock().unwrap().clone();
-        if received.len() >= 3 { Ok(received) } else { Err(format!("{} have come", received.len())) }
+        if received.len() >= 3 { Ok(received) } else { Err(format!("{} have arrived", received.len())) }
     })
     .await;
     let mut kinds = Vec::new();

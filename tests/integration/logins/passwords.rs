@@ -13,19 +13,19 @@ async fn change(direct: &Direct, key: &str, bearer: Option<&str>, spec: &Value) 
     post(direct, &format!("users/{key}/password"), bearer, &body("PasswordChange", spec)).await
 }
 
-async fn is_session_good(direct: &Direct, token: &str) -> bool {
+async fn is_session_valid(direct: &Direct, token: &str) -> bool {
     own_status(direct, token).await == 200
 }
 
 async fn wait_until_ended(direct: &Direct, token: &str) {
     eventually("the session has ended", || async {
-        if is_session_good(direct, token).await { Err("it is good".to_owned()) } else { Ok(()) }
+        if is_session_valid(direct, token).await { Err("it is still valid".to_owned()) } else { Ok(()) }
     })
     .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn changing_the_own_password_takes_the_old_one_and_ends_sessions() {
+async fn changing_your_own_password_requires_the_old_one_and_ends_sessions() {
     let cluster = logins();
     let direct = Direct::new(cluster, 0, None).await;
     let other = Direct::new(cluster, 1, None).await;
@@ -55,18 +55,18 @@ async fn changing_the_own_password_takes_the_old_one_and_ends_sessions() {
     let good = body("PasswordChange", &json!({"oldPassword": PASSWORD, "newPassword": NEXT}));
     let dry = post(&direct, "users/~/password?dryRun=All", Some(&session), &good).await;
     assert_eq!(dry.status, 201);
-    assert_eq!(with_password(&other, &name, PASSWORD).await.status, 201, "it was tried only");
+    assert_eq!(with_password(&other, &name, PASSWORD).await.status, 201, "a dry run changes nothing");
 
     let changed = tried(json!({"oldPassword": PASSWORD, "newPassword": NEXT, "revokeAPIKeys": true})).await;
     assert_eq!(changed.status, 201, "{}", changed.body);
     assert_eq!(changed.json()["status"]["revokedAPIKeys"], 1);
     assert_eq!(with_password(&other, &name, PASSWORD).await.status, 401);
-    assert!(!is_session_good(&other, &key).await, "the key was revoked");
+    assert!(!is_session_valid(&other, &key).await, "the key was revoked");
     wait_until_ended(&other, &session).await;
     let session = token(&direct, &name, NEXT).await;
-    assert!(is_session_good(&other, &session).await);
+    assert!(is_session_valid(&other, &session).await);
     let back = json!({"oldPassword": NEXT, "newPassword": PASSWORD});
-    assert_eq!(change(&direct, "~", Some(&session), &back).await.status, 422, "not the one before, either");
+    assert_eq!(change(&direct, "~", Some(&session), &back).await.status, 422, "the previous password is rejected too");
 }
 
 /// The declared Secret still has the first password, so applying it again changes nothing.
@@ -94,7 +94,7 @@ async fn a_changed_password_outlives_a_reapply_and_ends_with_a_new_secret() {
     let session = token(&direct, &name, NEXT).await;
     assert_eq!(with_password(&direct, &name, PASSWORD).await.status, 401);
     cluster.apply(&manifest("whether tis nobler"));
-    eventually("the new Secret counts", || async {
+    eventually("the new Secret takes effect", || async {
         let answer = with_password(&direct, &name, "whether tis nobler").await;
         if answer.status == 201 { Ok(()) } else { Err(answer.body) }
     })
@@ -171,12 +171,12 @@ async fn a_password_set_by_another_must_be_changed_first() {
     assert_eq!(refused.status, 422, "{}", refused.body);
     let session = token_of(&attempt(&direct, &with(NEXT)).await);
     // Immediately, even if the status is not updated yet.
-    assert!(is_session_good(&direct, &session).await);
+    assert!(is_session_valid(&direct, &session).await);
     user_where(&cluster.users().await, &name, "nothing is required any more", |user| {
         crate::support::condition(user, "PasswordChangeRequired").is_none()
     })
     .await;
-    assert!(is_session_good(&direct, &session).await);
+    assert!(is_session_valid(&direct, &session).await);
     assert_eq!(
         attempt(&direct, &json!({"username": name, "password": NEXT, "newPassword": "or not"})).await.status,
         422
@@ -228,7 +228,7 @@ async fn an_outdated_hash_is_replaced_at_the_first_login() {
     assert_eq!(stored_hash(cluster, &user).await, Some(bcrypt));
     let session = token(&direct, &name, PASSWORD).await;
     assert!(stored_hash(cluster, &user).await.unwrap().starts_with("$argon2id$v=19$m=19456,t=2,p=1$"));
-    assert!(is_session_good(&direct, &session).await, "it is the same password");
+    assert!(is_session_valid(&direct, &session).await, "it is the same password");
     token(&direct, &name, PASSWORD).await;
 }
 
@@ -248,13 +248,13 @@ async fn case_b1_a_bcrypt_hash_of_a_long_password_is_kept() {
     token(&direct, &name, &other).await;
     assert_eq!(stored_hash(cluster, &user).await, Some(bcrypt), "it is not replaced by a hash of another password");
     let session = token(&direct, &name, &right).await;
-    // It cannot tell whether the new password is the old one, either: this would meet a required change with the same one.
+    // The hash cannot tell whether the new password is the old one, which must not satisfy a required change.
     for new in [&right, &other] {
         let refused = change(&direct, "~", Some(&session), &json!({"oldPassword": right, "newPassword": new})).await;
         assert_eq!(refused.status, 422, "{new}: {}", refused.body);
         assert!(refused.body.contains("begins with the same 72 bytes as one of the last"), "{}", refused.body);
     }
-    // Nor later, when the hash is one of the history.
+    // The same applies later, when the hash is in the password history.
     token(&direct, &name, &other).await;
     let session = token(&direct, &name, &right).await;
     let changed = change(&direct, "~", Some(&session), &json!({"oldPassword": right, "newPassword": NEXT})).await;
@@ -265,7 +265,7 @@ async fn case_b1_a_bcrypt_hash_of_a_long_password_is_kept() {
     assert!(refused.status == 422 && refused.body.contains("the same 72 bytes"), "{}", refused.body);
 }
 
-/// A required change takes another password, also where the hash cannot tell long passwords apart.
+/// A required change needs a different password, even if the hash cannot tell long passwords apart.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_required_change_rejects_the_same_long_password() {
     let cluster = logins();
@@ -282,7 +282,7 @@ async fn a_required_change_rejects_the_same_long_password() {
     for new in [long.clone(), format!("{long}and more")] {
         let refused = attempt(&direct, &with(&new)).await;
         assert_eq!(refused.status, 422, "{new}: {}", refused.body);
-        assert!(refused.body.contains("choose a password with another beginning"), "{}", refused.body);
+        assert!(refused.body.contains("choose a password that begins differently"), "{}", refused.body);
     }
     let challenge = with_password(&direct, &name, &long).await.json();
     assert_eq!(challenge["status"]["challenge"], "PasswordChange");

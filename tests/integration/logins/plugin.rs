@@ -10,7 +10,7 @@ use super::{PASSWORD, attempt, body, code, logins, own_status, person, post, tok
 use crate::directory::Direct;
 use crate::support::{Cluster, binary, eventually};
 
-/// A user's workstation: kubectl with the plugin, an own home directory, and no credentials.
+/// A user's workstation: kubectl with the plugin, its own home directory, and no credentials.
 struct Workstation {
     dir: tempfile::TempDir,
     kubectl: PathBuf,
@@ -84,10 +84,11 @@ async fn a_user_logs_in_with_password_and_code_and_uses_kubectl() {
     ));
     // Enroll a second factor through the API. The login uses the code of the next period.
     let session = token(&direct, &name, PASSWORD).await;
-    let enrol = async |spec: Value| post(&direct, "users/~/totp", Some(&session), &body("TOTPEnrollment", &spec)).await;
-    let seed = enrol(json!({"currentPassword": PASSWORD})).await;
+    let enroll =
+        async |spec: Value| post(&direct, "users/~/totp", Some(&session), &body("TOTPEnrollment", &spec)).await;
+    let seed = enroll(json!({"currentPassword": PASSWORD})).await;
     let seed = seed.json()["status"]["enrollment"]["secret"].as_str().unwrap().to_owned();
-    assert_eq!(enrol(json!({"code": code(&seed, 0)})).await.status, 201);
+    assert_eq!(enroll(json!({"code": code(&seed, 0)})).await.status, 201);
 
     let desk = Workstation::new(cluster);
     let password = desk.file("password", &format!("{PASSWORD}\n"));

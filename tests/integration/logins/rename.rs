@@ -13,14 +13,14 @@ async fn rename(direct: &Direct, key: &str, bearer: &str, username: &str) -> Ans
 }
 
 /// Renames as cluster administrator, through kube-apiserver.
-fn rename_as_administrator(cluster: &Cluster, key: &str, username: &str) -> anyhow::Result<String> {
+pub(super) fn rename_as_administrator(cluster: &Cluster, key: &str, username: &str) -> anyhow::Result<String> {
     let file = cluster.plane.dir.join(format!("{}.json", unique("rename")));
     std::fs::write(&file, body("Rename", &json!({"username": username}))).unwrap();
     let path = format!("{BASE}/users/{key}/rename");
     cluster.plane.kubectl.run(&["create", "--raw", &path, "-f", file.to_str().unwrap()])
 }
 
-async fn wait_until_named(cluster: &Cluster, name: &str, username: &str) {
+pub(super) async fn wait_until_named(cluster: &Cluster, name: &str, username: &str) {
     user_where(&cluster.users().await, name, "it has the new username", |user| {
         let ready = crate::support::condition(user, "Ready").is_some_and(|ready| ready.status == "True");
         ready && user.status.as_ref().and_then(|status| status.username.as_deref()) == Some(username)
@@ -28,8 +28,8 @@ async fn wait_until_named(cluster: &Cluster, name: &str, username: &str) {
     .await;
 }
 
-async fn wait_until_in(direct: &Direct, username: &str) -> String {
-    eventually("the login is known by the new name", || async {
+async fn wait_until_logged_in(direct: &Direct, username: &str) -> String {
+    eventually("logins with the new username work", || async {
         let answer = with_password(direct, username, PASSWORD).await;
         if answer.status == 201 { Ok(super::token_of(&answer)) } else { Err(answer.body) }
     })
@@ -62,13 +62,16 @@ async fn a_renamed_user_keeps_the_credential_and_releases_the_name() {
 
     rename_as_administrator(cluster, &name, &married).unwrap();
     wait_until_named(cluster, &name, &married).await;
-    let renamed = wait_until_in(&direct, &married).await;
+    let renamed = wait_until_logged_in(&direct, &married).await;
     assert_eq!(own_status(&direct, &renamed).await, 200);
-    assert_eq!(with_password(&direct, &name, PASSWORD).await.status, 401, "the earlier name is nobody's");
+    assert_eq!(with_password(&direct, &name, PASSWORD).await.status, 401, "the earlier name belongs to no user");
     assert_eq!(own_status(&direct, &session).await, 401, "a token contains the former username");
-    assert_eq!(own_status(&direct, &key).await, 200, "a key is the user's, whatever the name");
+    assert_eq!(own_status(&direct, &key).await, 200, "an API key stays valid after a rename");
     wait_until_can(cluster, &married, &["get", "pods", "-n", "default"], true).await;
-    assert!(!can(cluster, &married, &["create", "pods", "-n", "default"]), "native RBAC by hand names the earlier one");
+    assert!(
+        !can(cluster, &married, &["create", "pods", "-n", "default"]),
+        "the native binding of an administrator names the earlier username"
+    );
     assert_eq!(identities(cluster, &name).len(), 2, "the username and the address");
 
     // The old name is free, and a user that takes it inherits nothing.
@@ -83,7 +86,10 @@ async fn a_renamed_user_keeps_the_credential_and_releases_the_name() {
     let ambiguous = rename_as_administrator(cluster, &name, &name).unwrap_err();
     assert!(format!("{ambiguous:#}").contains("stands for several users"), "{ambiguous:#}");
     let taken = rename_as_administrator(cluster, &married, &name).unwrap_err();
-    assert!(format!("{taken:#}").contains(&format!("already exists: User {heir} holds or wants it")), "{taken:#}");
+    assert!(
+        format!("{taken:#}").contains(&format!("already exists: User {heir} holds or is waiting for it")),
+        "{taken:#}"
+    );
 }
 
 /// Emails are login names too: an email may become the username, and the username an email.
@@ -96,8 +102,8 @@ async fn an_own_email_may_become_the_username_and_an_email_again() {
     for username in [&address, &name] {
         rename_as_administrator(cluster, &name, username).unwrap();
         wait_until_named(cluster, &name, username).await;
-        wait_until_in(&direct, username).await;
-        wait_until_in(&direct, &address).await;
+        wait_until_logged_in(&direct, username).await;
+        wait_until_logged_in(&direct, &address).await;
     }
     let kinds: Vec<bool> = identities(cluster, &name)
         .iter()
@@ -146,7 +152,7 @@ async fn i4_renames_require_the_rights_of_both_names() {
     for (key, username, status, said) in [
         (weak.as_str(), "system:masters", 422, "spec.username"),
         (&weak, "no spaces", 422, "spec.username"),
-        (&weak, &held, 409, "already exists: another User holds or wants it"),
+        (&weak, &held, 409, "already exists: another User holds or is waiting for it"),
         ("~", &fresh, 403, ""),
         ("nobody-at-all", &fresh, 404, ""),
     ] {
@@ -157,7 +163,7 @@ async fn i4_renames_require_the_rights_of_both_names() {
     let key = api_keys::key(&direct, &session).await;
     assert_eq!(rename(&direct, &weak, &key, &fresh).await.status, 403, "API keys are not accepted");
     let own = token(&direct, &weak, PASSWORD).await;
-    assert_eq!(rename(&direct, "~", &own, &fresh).await.status, 403, "nobody renames themselves");
+    assert_eq!(rename(&direct, "~", &own, &fresh).await.status, 403, "users can't rename themselves");
     let patch = format!(r#"{{"spec":{{"username":"{fresh}"}}}}"#);
     let by_hand = cluster.plane.kubectl.run(&["patch", "users.roster.dev", &weak, "--type=merge", "-p", &patch]);
     assert!(format!("{:#}", by_hand.unwrap_err()).contains("spec.username is immutable"));
@@ -189,7 +195,7 @@ async fn i7_a_rename_survives_a_kill_at_any_instant() {
         wait_until_served(&cluster);
         wait_until_named(&cluster, &name, &username).await;
         let direct = Direct::new(&cluster, 0, None).await;
-        wait_until_in(&direct, &username).await;
+        wait_until_logged_in(&direct, &username).await;
         assert_eq!(own_status(&direct, &key).await, 200);
         let left = identities(&cluster, &name);
         assert_eq!(left.len(), 1, "{left:?}");

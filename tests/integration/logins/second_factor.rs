@@ -14,21 +14,21 @@ async fn a_second_factor_is_enrolled_confirmed_used_and_removed() {
     let other = Direct::new(cluster, 1, None).await;
     let name = person(cluster, "totp", |_| {}).await;
     let session = token(&direct, &name, PASSWORD).await;
-    let enrol = |spec: serde_json::Value| {
+    let enroll = |spec: serde_json::Value| {
         let (direct, session) = (&direct, &session);
         async move { post(direct, "users/~/totp", Some(session), &body("TOTPEnrollment", &spec)).await }
     };
     let password = json!({"currentPassword": PASSWORD});
-    assert_eq!(enrol(json!({"code": "123456"})).await.status, 422, "there is nothing to confirm yet");
-    let made = enrol(password.clone()).await.json();
+    assert_eq!(enroll(json!({"code": "123456"})).await.status, 422, "there is nothing to confirm yet");
+    let made = enroll(password.clone()).await.json();
     let seed = made["status"]["enrollment"]["secret"].as_str().unwrap().to_owned();
     assert!(made["status"]["enrollment"]["url"].as_str().unwrap().starts_with("otpauth://totp/Roster:"));
     assert_eq!(with_password(&direct, &name, PASSWORD).await.status, 201, "it is not confirmed yet");
-    let confirmed = enrol(json!({"code": code(&seed, 0)})).await;
+    let confirmed = enroll(json!({"code": code(&seed, 0)})).await;
     assert_eq!(confirmed.status, 201, "{}", confirmed.body);
     let recovery = confirmed.json()["status"]["recoveryCodes"].as_array().unwrap().clone();
     assert_eq!(recovery.len(), 10);
-    assert_eq!(enrol(password).await.status, 409);
+    assert_eq!(enroll(password).await.status, 409);
     user_where(&cluster.users().await, &name, "the status says so", |user| {
         user.status.as_ref().is_some_and(|status| status.second_factor_enabled == Some(true))
     })

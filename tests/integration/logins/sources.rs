@@ -6,7 +6,7 @@ use super::{PASSWORD, attempt, body, kubectl_as, logins, person, post, with_pass
 use crate::directory::{BASE, Direct};
 use crate::support::unique;
 
-/// An unauthenticated login through kube-apiserver, with headers chosen by the client.
+/// Attempts an unauthenticated login through kube-apiserver, with headers chosen by the client. Returns the status.
 fn through_api_server(cluster: &crate::support::Cluster, username: &str, headers: &[&str]) -> u16 {
     let ca = cluster.plane.dir.join("pki/ca.crt");
     let url = format!("{}{BASE}/logins", cluster.plane.url);
@@ -60,7 +60,7 @@ async fn applications_with_permission_can_verify_passwords() {
     ]);
     // Denials are cached for ten seconds, so use another application.
     let _ = kubectl_as(cluster, &token);
-    let answer = crate::support::eventually("the application may", || async {
+    let answer = crate::support::eventually("the application may verify passwords", || async {
         let answer = review(good.clone()).await;
         if answer.status == 201 { Ok(answer.json()) } else { Err(answer.body) }
     })

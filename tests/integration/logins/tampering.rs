@@ -45,10 +45,10 @@ async fn an_immutable_identity_secret_allows_no_guesses_and_is_replaced_with_its
     assert_eq!(
         with_password(&direct, &name, PASSWORD).await.status,
         401,
-        "twelve free guesses, and then the right one"
+        "otherwise, the twelve guesses would not have counted"
     );
-    assert_eq!(own_status(&direct, &session).await, 200, "sessions go on");
-    assert_eq!(own_status(&direct, &key).await, 200, "and so do keys");
+    assert_eq!(own_status(&direct, &session).await, 200, "sessions stay valid");
+    assert_eq!(own_status(&direct, &key).await, 200, "API keys stay valid");
     patch(&secrets, &name, json!({"metadata": {"finalizers": null}})).await;
     wait_until_it_logs_in(&direct, &name).await;
     let after = secrets.get(&secret_of(&name)).await.unwrap();
@@ -97,13 +97,13 @@ async fn an_uncountable_failure_refuses_logins_until_it_is_counted() {
     }
     assert_eq!(with_password(&direct, &name, PASSWORD).await.status, 401, "its failures are not counted");
     assert_eq!(with_password(&direct, &other, PASSWORD).await.status, 201, "others log in");
-    assert_eq!(own_status(&direct, &session).await, 200, "sessions go on");
+    assert_eq!(own_status(&direct, &session).await, 200, "sessions stay valid");
     let change = json!({"oldPassword": PASSWORD, "newPassword": "that is the question"});
     let change = super::body("PasswordChange", &change);
     let changed = super::post(&direct, "users/~/password?dryRun=All", Some(&session), &change).await;
     assert_eq!(changed.status, 422, "{}", changed.body);
     cluster.kubectl(&["delete", kinds, &policy]);
-    user_where(&cluster.users().await, &name, "the one that was judged is counted", |user| {
+    user_where(&cluster.users().await, &name, "the attempt that was evaluated is counted", |user| {
         user.status.as_ref().is_some_and(|status| status.failed_logins == Some(1))
     })
     .await;

@@ -10,8 +10,8 @@ use roster_harness::{Flags, Operator, target_dir};
 use serde_json::{Value, json};
 
 use super::{
-    Outcome, ROSTER, amount, amounts, limit, namespace, owner, owner_of, pod, quota, refused_pod, reported_quota,
-    try_pod, wait_for_account, wait_for_policy, wait_for_use, wait_until_quota_is,
+    Outcome, ROSTER, amount, amounts, create_pod_without_conflict, limit, namespace, owner, owner_of, pod, quota,
+    refused_pod, reported_quota, try_pod, wait_for_account, wait_for_policy, wait_for_use, wait_until_quota_is,
 };
 use crate::fixtures::Fixtures;
 use crate::support::{Cluster, FAST_LEASE, condition, create, eventually, unique, user_where, wait_for_reason};
@@ -33,7 +33,7 @@ fn documents(name: &str) -> [Value; 4] {
 
 fn bundle(documents: &[&Value]) -> String {
     documents.iter().fold(String::new(), |mut text, document| {
-        writeln!(text, "---\n{document}").expect("a String takes everything");
+        writeln!(text, "---\n{document}").expect("writing to a String never fails");
         text
     })
 }
@@ -56,14 +56,15 @@ fn orders() -> Vec<[usize; 4]> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn case_d1_a_bundle_goes_through_at_the_first_attempt_in_every_order() {
+async fn case_d1_a_bundle_is_applied_at_the_first_attempt_in_every_order() {
     let cluster = quota();
     for (at, order) in orders().iter().enumerate() {
         let name = unique("dora");
         let documents = documents(&name);
         let ordered = bundle(&order.map(|at| &documents[at]));
         let args = [CLIENT_SIDE, SERVER_SIDE][at % 2];
-        let position = |document| order.iter().position(|at| *at == document).expect("it is there");
+        let position =
+            |document| order.iter().position(|at| *at == document).expect("the order contains every document");
         if position(1) > position(2).min(position(3)) {
             // kube-apiserver itself denies that.
             let error = cluster.plane.kubectl.run_with_input(args, &ordered).expect_err("there is no namespace yet");
@@ -132,30 +133,30 @@ async fn case_d2_a_backup_is_restored_in_the_order_of_velero() {
     wait_until_quota_is(cluster, &name, "True", "WithinLimits").await;
 }
 
-/// The limit counts what a bundle brought before there was a limit, and nothing is added to it.
+/// Objects that were created before there was a limit count towards it, and no more can be added.
 #[tokio::test(flavor = "multi_thread")]
-async fn case_d1_what_a_bundle_brings_counts_as_soon_as_its_user_exists() {
+async fn case_d1_objects_of_a_bundle_count_as_soon_as_its_user_exists() {
     let cluster = quota();
     let (client, name) = (cluster.client().await, unique("early"));
     let own = format!("{name}-0");
     create(&Api::<Namespace>::all(client.clone()), &namespace(&own, Some(&name))).await;
     wait_for_account(&client, &own).await;
     for at in 0..3 {
-        let outcome = try_pod(&client, &own, &format!("early-{at}"), Some("1")).await;
-        assert!(outcome.is_admitted(), "nobody is limited yet: {outcome:?}");
+        let outcome = create_pod_without_conflict(&client, &own, &format!("early-{at}"), Some("1")).await;
+        assert!(outcome.is_admitted(), "the User does not exist yet, so there is no limit: {outcome:?}");
     }
     create(&cluster.users().await, &owner(&name, &[("requests.cpu", "2")])).await;
     wait_until_quota_is(cluster, &name, "False", "Exceeded").await;
     let quotas: Api<ResourceQuota> = Api::namespaced(client.clone(), &own);
-    eventually("the limit is enforced", || async {
+    eventually("the limit is enforced, not the use", || async {
         let status = quotas.get(ROSTER).await.map_err(|error| error.to_string())?.status.unwrap_or_default();
         let hard = amount(&amounts(&status.hard.unwrap_or_default()), "requests.cpu");
-        if hard == 3000 { Ok(()) } else { Err(format!("{hard}m")) }
+        if hard == 2000 { Ok(()) } else { Err(format!("{hard}m")) }
     })
     .await;
     let refused = refused_pod(&client, &own, "late", "100m").await;
     assert!(refused.contains("exceeded quota: roster"), "{refused}");
-    // Nor is anything given back by deleting the User: it would come back over its limit.
+    // Deleting the User does not lift the limit either: otherwise a recreated User could be further over it.
     cluster.kubectl(&[
         "patch",
         "users.roster.dev",
@@ -167,7 +168,7 @@ async fn case_d1_what_a_bundle_brings_counts_as_soon_as_its_user_exists() {
     cluster.kubectl(&["delete", "users.roster.dev", &name]);
     eventually("the User is gone from the directory", || async {
         let gone = cluster.plane.kubectl.run(&["get", "users.directory.roster.dev", &name]);
-        if gone.is_err() { Ok(()) } else { Err("it is there".to_owned()) }
+        if gone.is_err() { Ok(()) } else { Err("it still exists".to_owned()) }
     })
     .await;
     let refused = refused_pod(&client, &own, "orphaned", "100m").await;
@@ -184,7 +185,7 @@ const DESK: &str = "
 {apiVersion: rbac.authorization.k8s.io/v1, kind: ClusterRoleBinding, metadata: {name: '{n}-desk'}, roleRef: {apiGroup: rbac.authorization.k8s.io, kind: ClusterRole, name: '{n}-desk'}, subjects: [{kind: User, name: '{n}-limited'}]}
 ";
 
-/// A user with a quota cannot create a namespace that is not counted: only there content is not limited.
+/// A user with a quota cannot create a namespace that is not counted, because its content would not be limited.
 #[tokio::test(flavor = "multi_thread")]
 async fn case_d1_bundles_of_users_with_a_quota_do_not_bypass_it() {
     let cluster = quota();
@@ -199,7 +200,7 @@ async fn case_d1_bundles_of_users_with_a_quota_do_not_bypass_it() {
         )
     };
     let created = ["create", "-f", "-"];
-    // While the owner does not exist, on every way to the label.
+    // While the owner does not exist, by every way to write the label.
     stage.refused("limited", &created, &manifest("{n}-ghost-0", "{n}-ghost"), "{n}-ghost does not exist");
     stage.refused("limited", &created, &manifest("{n}-ghost-0", ""), "is required");
     stage.passes("limited", &created, &manifest("{n}-own", "{n}-limited"));
@@ -219,14 +220,14 @@ async fn case_d1_bundles_of_users_with_a_quota_do_not_bypass_it() {
             std::thread::scope(|scope| {
                 let attempts = scope.spawn(|| [0; 5].map(|_| stage.run("limited", &created, &namespace)));
                 stage.passes("limited", &created, &user);
-                for attempt in attempts.join().expect("it does not panic") {
+                for attempt in attempts.join().expect("the thread does not panic") {
                     let refusal = attempt.expect_err("it would not be counted");
                     assert!(refusal.contains("the guard: "), "{refusal}");
                 }
             });
         });
     }
-    // What is counted is limited from the first moment, in a bundle too.
+    // Counted namespaces are limited from the first moment, also in a bundle.
     let own = format!("{}-own", stage.n);
     wait_for_account(&cluster.client().await, &own).await;
     let mut pods = String::new();
@@ -258,18 +259,24 @@ async fn case_d1_a_bundle_survives_the_death_of_the_leader_between_its_documents
         if round % 2 == 0 {
             create(&cluster.users().await, &serde_json::from_value(documents[0].clone()).unwrap()).await;
         }
-        // Both know the owner, or none: who leads, leads no more when the namespace is created.
+        // There is no leader when the namespace is created. In every second round, its owner does not exist yet either.
         kill_the_leader(&cluster).await;
-        // A request of kube-apiserver may have been on its way to the leader.
+        // Retried, because kube-apiserver may send an admission review to the killed leader.
         let namespaces: Api<Namespace> = Api::all(client.clone());
         eventually("the namespace is created", || async {
             let created = namespaces.create(&PostParams::default(), &namespace(&own, Some(&name))).await;
             created.map(drop).map_err(|error| error.to_string())
         })
         .await;
-        assert_eq!(applied(&cluster, CLIENT_SIDE, &bundle(&[&documents[2], &documents[3], &documents[0]])), 3);
+        wait_for_account(&client, &own).await;
+        // Nothing sets the pod's requests when it is sent: the next leader creates the LimitRange.
+        let mut pod = serde_json::to_value(pod("web", None)).unwrap();
+        pod["apiVersion"] = json!("v1");
+        pod["kind"] = json!("Pod");
+        pod["metadata"]["namespace"] = json!(own);
+        assert_eq!(applied(&cluster, CLIENT_SIDE, &bundle(&[&pod, &documents[2], &documents[3], &documents[0]])), 4);
         cluster.start_operator(FAST_LEASE);
-        wait_for_use(&cluster, &name, &[("services", "1"), ("requests.storage", "4Gi")]).await;
+        wait_for_use(&cluster, &name, &[("pods", "1"), ("services", "1"), ("requests.storage", "4Gi")]).await;
     }
 }
 
@@ -303,7 +310,7 @@ async fn free_quota_is_not_rejected_while_nobody_leads() {
     pod["kind"] = json!("Pod");
     pod["metadata"]["namespace"] = json!(owned[0]);
     assert_eq!(applied(&cluster, CLIENT_SIDE, &bundle(&[&pod])), 1);
-    // What is not free is rejected all the same, and at once.
+    // Requests beyond the free quota are still rejected, immediately.
     let refused = try_pod(&cluster.client().await, &owned[1], "more", Some("2")).await.refusal();
     assert!(refused.contains("exceeded quota: roster"), "{refused}");
     limit(&cluster.users().await, "alone", &[("requests.cpu", "5")]).await;
@@ -344,7 +351,7 @@ async fn nothing_is_admitted_uncounted_while_no_operator_runs() {
 
 /// Without kube-controller-manager's count, a limit on what Roster cannot count is never enforced.
 #[tokio::test(flavor = "multi_thread")]
-async fn case_d6_a_controller_manager_that_does_not_count_is_named() {
+async fn case_d6_a_controller_manager_that_does_not_count_is_reported() {
     let flags = Flags { controller_manager: &["--controllers=*,-resourcequota-controller"], ..Flags::default() };
     let cluster = Cluster::create_with("quota-uncounted", &[], flags);
     cluster.start_operator(&[]);
@@ -353,7 +360,7 @@ async fn case_d6_a_controller_manager_that_does_not_count_is_named() {
     create(&users, &owner("ada", &[("count/widgets.example.com", "2"), ("pods", "3")])).await;
     create(&Api::<Namespace>::all(client.clone()), &namespace("uncounted", Some("ada"))).await;
     let ada = wait_for_reason(&users, "ada", "QuotaEnforced", "NotCounted").await;
-    let message = &condition(&ada, "QuotaEnforced").expect("it was just there").message;
+    let message = &condition(&ada, "QuotaEnforced").expect("the condition has just been seen").message;
     assert!(message.contains("uncounted") && message.contains("kube-controller-manager"), "{message}");
     let events = ["get", "events", "-n", "default", "-o", "jsonpath={.items[?(@.reason=='QuotaNotEnforced')].message}"];
     eventually("there is an Event", || async {
@@ -365,17 +372,18 @@ async fn case_d6_a_controller_manager_that_does_not_count_is_named() {
     let logs = cluster.operator_logs().iter().map(|log| std::fs::read_to_string(log).unwrap()).collect::<String>();
     assert_eq!(logs.matches("quota of a namespace is not enforced").count(), 1, "{logs}");
 
-    // What people read says whose quota it is, and what to do.
+    // The denial says whose quota it is, and what to do.
     let service = &documents("uncounted")[2];
     let mut service = service.clone();
     service["metadata"]["namespace"] = json!("uncounted");
-    let refused = cluster.plane.kubectl.run_with_input(CLIENT_SIDE, &bundle(&[&service])).expect_err("nobody counts");
+    let refused =
+        cluster.plane.kubectl.run_with_input(CLIENT_SIDE, &bundle(&[&service])).expect_err("usage is not counted");
     let refused = format!("{refused:#}");
     for part in ["the quota: namespace uncounted belongs to User ada", "kube-controller-manager", "check that"] {
         assert!(refused.contains(part), "{refused}");
     }
 
-    // Somebody counts.
+    // The condition ends once the usage is counted.
     let status = json!({"status": {
         "hard": {"count/widgets.example.com": "2", "pods": "3"}, "used": {"count/widgets.example.com": "0", "pods": "0"},
     }});

@@ -47,7 +47,7 @@ where
 async fn counted_usage(client: &Client, namespaces: &[String]) -> Amounts {
     let mut sums = Amounts::new();
     let mut add = |name: &str, amount: i128| *sums.entry(name.to_owned()).or_default() += amount;
-    let one = |list: usize| i128::try_from(list).expect("it is small") * 1000;
+    let one = |list: usize| i128::try_from(list).expect("the number is small") * 1000;
     let sized = |quantities: Option<BTreeMap<String, Quantity>>, name: &str| {
         amount(&amounts(&quantities.unwrap_or_default()), name)
     };
@@ -278,7 +278,7 @@ async fn the_directory_reports_the_usage_of_each_namespace() {
     make_pod(&client, &owned[1], "two", Some("700m")).await;
     make_pod(&client, &owned[1], "three", Some("100m")).await;
     let user = wait_for_use(cluster, &name, &[("requests.cpu", "1300m"), ("namespaces", "2")]).await;
-    eventually("users/quota tells the same", || async {
+    eventually("users/quota reports the same", || async {
         let answer = get(cluster, &format!("users/{name}/quota"));
         assert_eq!(answer["kind"], "UserQuota", "{answer}");
         let cpu = |of: &Value| of["used"]["requests.cpu"].as_str().map_or(0, milli);

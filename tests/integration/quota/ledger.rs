@@ -58,7 +58,7 @@ fn fact_of(quota: &ResourceQuota) -> Fact {
 }
 
 fn revision_of(metadata: &ObjectMeta) -> u64 {
-    metadata.resource_version.as_ref().and_then(|revision| revision.parse().ok()).expect("it comes from etcd")
+    metadata.resource_version.as_ref().and_then(|revision| revision.parse().ok()).expect("resourceVersions are numbers")
 }
 
 /// Returns the CPU requests of a pod, in thousandths.
@@ -128,7 +128,7 @@ impl Ledger {
     pub(super) async fn finish(self, limit: i128) -> Maxima {
         let pods: Api<Pod> = Api::all(self.client.clone());
         let quotas: Api<ResourceQuota> = Api::all(self.client.clone());
-        eventually("the watches have seen what is there", || async {
+        eventually("the watches have delivered every object", || async {
             let list = pods.list(&ListParams::default()).await.map_err(|error| error.to_string())?;
             let counted = quotas.list(&ListParams::default()).await.map_err(|error| error.to_string())?;
             let state = self.state.lock().unwrap();
@@ -242,6 +242,49 @@ impl AllotmentChanges {
 }
 
 impl Drop for AllotmentChanges {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// Greatest sum of `spec.hard` for CPU requests over some namespaces.
+pub(super) struct Allotted {
+    most: Arc<Mutex<i128>>,
+    task: tokio::task::JoinHandle<()>,
+}
+
+impl Allotted {
+    /// Starts to watch.
+    pub(super) async fn watch(client: &Client, namespaces: &[String]) -> Self {
+        let quotas: Api<ResourceQuota> = Api::all(client.clone());
+        let own = format!("metadata.name={ROSTER}");
+        let list = quotas.list(&ListParams::default().fields(&own)).await.unwrap();
+        let namespaces: BTreeSet<String> = namespaces.iter().cloned().collect();
+        let mut given = BTreeMap::new();
+        let most = Arc::<Mutex<i128>>::default();
+        let greatest = Arc::clone(&most);
+        let mut note = move |quota: &ResourceQuota| {
+            let namespace = quota.namespace().unwrap_or_default();
+            if let (true, Fact::Quota(counted)) = (namespaces.contains(&namespace), fact_of(quota)) {
+                given.insert(namespace, counted.given);
+                let mut greatest = greatest.lock().unwrap();
+                *greatest = given.values().sum::<i128>().max(*greatest);
+            }
+        };
+        list.items.iter().for_each(&mut note);
+        let params = WatchParams::default().fields(&own);
+        let watching = watch(quotas, params, list.metadata.resource_version.unwrap(), move |quota, _| note(quota));
+        Self { most, task: tokio::spawn(watching) }
+    }
+
+    /// Returns the sum, in thousandths.
+    pub(super) fn end(&self) -> i128 {
+        assert!(!self.task.is_finished(), "the watch ended early");
+        *self.most.lock().unwrap()
+    }
+}
+
+impl Drop for Allotted {
     fn drop(&mut self) {
         self.task.abort();
     }

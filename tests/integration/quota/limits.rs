@@ -21,7 +21,7 @@ fn group(name: &str, hard: &[(&str, &str)], inner: &[&str]) -> Group {
         "apiVersion": "roster.dev/v1alpha1", "kind": "Group", "metadata": {"name": name},
         "spec": {"quota": {"hard": limits(hard)}, "memberGroups": inner, "acceptDeclaredMembers": true},
     });
-    serde_json::from_value(manifest).expect("it is a Group")
+    serde_json::from_value(manifest).expect("the manifest is a Group")
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -201,7 +201,7 @@ async fn removed_and_raised_quotas_are_repaired() {
     let before = quotas.get(ROSTER).await.unwrap();
     quotas.delete(ROSTER, &DeleteParams::default()).await.unwrap();
     ranges.delete(ROSTER, &DeleteParams::default()).await.unwrap();
-    eventually("another ResourceQuota is there", || async {
+    eventually("another ResourceQuota exists", || async {
         match quotas.get_opt(ROSTER).await.map_err(|error| error.to_string())? {
             Some(quota) if quota.uid() != before.uid() => Ok(()),
             other => Err(format!("{other:?}")),
@@ -236,7 +236,7 @@ async fn a_namespace_is_usable_once_its_quota_is_enforced_and_may_come_before_it
     let own = format!("{name}-0");
     create(&Api::all(client.clone()), &namespace(&own, Some(&name))).await;
     wait_for_account(&client, &own).await;
-    // Nobody is limited yet, and what is there is counted later.
+    // There is no limit yet, and existing objects are counted later.
     let early = create_pod_without_conflict(&client, &own, "early", Some("100m")).await;
     assert!(early.is_admitted(), "{early:?}");
 
@@ -293,9 +293,9 @@ async fn steady_state_and_a_restart_write_nothing() {
     let (before, position) = (versions(&cluster).await, audit_position(&cluster));
     tokio::time::sleep(Duration::from_secs(10)).await;
     let operator = cluster.operators().remove(0);
-    operator.stop().expect("SIGTERM ends it");
+    operator.stop().expect("SIGTERM stops the operator");
     cluster.start_operator(FAST_LEASE);
-    eventually("the leader has looked at every User", || async {
+    eventually("the leader has reconciled every User", || async {
         let metrics = cluster.operators()[0].probe("/metrics").map_err(|error| error.to_string())?;
         let ok = "roster_user_reconciliations_total{outcome=\"ok\"} ";
         let looked = metrics.lines().find_map(|line| line.strip_prefix(ok)?.parse::<usize>().ok()).unwrap_or_default();
@@ -306,7 +306,7 @@ async fn steady_state_and_a_restart_write_nothing() {
     let writes = writes_since(&cluster, position);
     assert!(writes.is_empty(), "{writes:#?}");
     assert_eq!(versions(&cluster).await, before);
-    // It does watch: new usage is reported.
+    // The operator does work: new usage is reported.
     make_pod(&client, "steady-1-1", "later", Some("100m")).await;
     wait_for_use(&cluster, "steady-1", &[("requests.cpu", "1200m"), ("pods", "3")]).await;
 }

@@ -7,6 +7,7 @@ mod limits;
 mod namespaces;
 mod replay;
 mod strict;
+mod waiting;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::OnceLock;
@@ -69,7 +70,7 @@ pub(crate) fn owner(name: &str, hard: &[(&str, &str)]) -> User {
         "apiVersion": "roster.dev/v1alpha1", "kind": "User",
         "metadata": {"name": name}, "spec": {"quota": {"hard": limits(hard)}},
     });
-    serde_json::from_value(manifest).expect("it is a User")
+    serde_json::from_value(manifest).expect("the manifest is a User")
 }
 
 /// Changes the limits of a User.
@@ -96,7 +97,8 @@ async fn transfer(client: &Client, name: &str, to: Option<&str>) -> kube::Result
 pub(crate) fn pod(name: &str, cpu: Option<&str>) -> Pod {
     let requests = cpu.map(|cpu| json!({"requests": {"cpu": cpu}}));
     let container = json!({"name": "main", "image": "nowhere.invalid/nothing", "resources": requests});
-    serde_json::from_value(json!({"metadata": {"name": name}, "spec": {"containers": [container]}})).expect("it is one")
+    serde_json::from_value(json!({"metadata": {"name": name}, "spec": {"containers": [container]}}))
+        .expect("the manifest is a Pod")
 }
 
 /// Creates a User with usable namespaces `{name}-0`, `{name}-1`, ….
@@ -118,7 +120,7 @@ pub(crate) async fn wait_until_enforced(client: &Client, namespace: &str, quota:
     wait_for_account(client, namespace).await;
     let quotas: Api<ResourceQuota> = Api::namespaced(client.clone(), namespace);
     eventually(&format!("the ResourceQuota {quota} of {namespace} is enforced"), || async {
-        let found = quotas.get_opt(quota).await.map_err(|error| error.to_string())?.ok_or("it is not there")?;
+        let found = quotas.get_opt(quota).await.map_err(|error| error.to_string())?.ok_or("it does not exist")?;
         let enforced =
             found.status.as_ref().and_then(|status| status.hard.as_ref()).is_some_and(|hard| !hard.is_empty());
         if enforced { Ok(()) } else { Err(format!("{:?}", found.status)) }
@@ -270,7 +272,7 @@ async fn wait_until_quota_is(cluster: &Cluster, name: &str, status: &str, reason
         })
     })
     .await;
-    condition(&user, "QuotaWithinLimits").expect("it was just there").message.clone()
+    condition(&user, "QuotaWithinLimits").expect("the condition has just been seen").message.clone()
 }
 
 /// Returns the operator's writes since `position`, except those to its Lease.

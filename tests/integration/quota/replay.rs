@@ -1,4 +1,4 @@
-//! Replays what happened in some namespaces by revision, and finds who admitted too much, if anybody did.
+//! Replays the changes in some namespaces in the order of revisions, and finds the cause if too much was admitted.
 //!
 //! kube-apiserver counts a pod before it stores it. If kube-controller-manager recounts in between, or from a
 //! stale cache, it writes less than is used, and the next pod is admitted although it does not fit. That concerns one
@@ -101,7 +101,7 @@ impl Namespace {
         let Some(before) = self.counted.replace(counted.clone()) else { return 0 };
         let more = counted.used - before.used;
         if more < 0 {
-            // Only kube-controller-manager miscounts: other writers excuse nothing.
+            // Only miscounts of kube-controller-manager are excused.
             self.is_miscounted = counted.by == [CONTROLLER_MANAGER];
         }
         if more <= 0 || counted.by != [API_SERVER] {
@@ -178,7 +178,7 @@ mod tests {
         let maxima = replay_two_namespaces(&shrunk);
         assert_eq!((maxima.requested, maxima.given), (2000, 2000));
         let more = [quota(2000, 1000, "roster"), quota(2000, 1500, API_SERVER), pod("b"), pod("c")];
-        assert_eq!(replay_two_namespaces(&more).given, 2500, "there was room for each of them");
+        assert_eq!(replay_two_namespaces(&more).given, 2500, "each pod fits its enforced limit");
         let counted = [quota(1000, 500, "roster"), pod("b"), quota(1000, 1000, API_SERVER), pod("c")];
         assert_eq!(replay_two_namespaces(&counted).given, 2500, "Roster has counted too little");
     }

@@ -14,7 +14,7 @@ use serde_json::json;
 use super::{count, peak_memory};
 use crate::support::{Cluster, audit_position, can, condition, operator_writes};
 
-static USERS: LazyLock<u32> = LazyLock::new(|| super::size(10_000).try_into().expect("it fits"));
+static USERS: LazyLock<u32> = LazyLock::new(|| super::size(10_000).try_into().expect("the number fits"));
 /// Groups: 10 at the top, each with 9 in the middle, each with 10 at the bottom, which contain the users.
 const TOP: u32 = 10;
 const MIDDLE: u32 = 90;
@@ -154,9 +154,9 @@ async fn ten_thousand_users_in_a_thousand_groups_converge_and_a_change_writes_on
     assert_eq!(
         per_user("secrets"),
         *USERS as usize + keys,
-        "one identity Secret a user, and the keys to sign and to seal"
+        "one identity Secret per user, and the signing and sealing keys"
     );
-    assert!(per_user("users/status") < *USERS as usize * 11 / 10, "one status a user, give or take conflicts");
+    assert!(per_user("users/status") < *USERS as usize * 11 / 10, "one status per user, apart from conflicts");
 
     one_membership(&cluster).await;
     restart(&cluster).await;
@@ -189,13 +189,13 @@ async fn restart(cluster: &Cluster) {
     let started = Instant::now();
     cluster.start_operator(&[]);
     println!("ready again after {:.1} s", started.elapsed().as_secs_f64());
-    until(cluster, "everything is looked at", |metrics| {
+    until(cluster, "everything is reconciled", |metrics| {
         count(metrics, "roster_user_reconciliations_total{outcome=\"ok\"}") >= *USERS
             && count(metrics, "roster_role_binding_reconciliations_total{outcome=\"ok\"}") >= BINDINGS
             && count(metrics, "roster_group_reconciliations_total{outcome=\"ok\"}") >= TOP + MIDDLE + BOTTOM
     })
     .await;
-    println!("everything looked at after {:.1} s", started.elapsed().as_secs_f64());
+    println!("everything reconciled after {:.1} s", started.elapsed().as_secs_f64());
     tokio::time::sleep(Duration::from_secs(3)).await;
     let writes: Vec<String> =
         operator_writes(cluster, position).into_iter().filter(|write| !write.contains("/leases/")).collect();

@@ -265,7 +265,7 @@ async fn kill_halfway(client: &Client, mut child: Child) -> usize {
     let deadline = Instant::now() + Duration::from_secs(300);
     while count(client).await < *PEOPLE / 2 {
         assert!(child.try_wait().unwrap().is_none(), "the import has ended before it was half done");
-        assert!(Instant::now() < deadline, "the import does not get on");
+        assert!(Instant::now() < deadline, "the import makes no progress");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     child.kill().unwrap();
@@ -284,7 +284,7 @@ async fn clear(client: &Client) {
 fn assert_equal(expected: &Objects, found: &Objects, format: &str) {
     assert!(
         expected.keys().eq(found.keys()),
-        "{format}: {} objects are written and {} are there",
+        "{format}: {} objects are written and {} exist",
         expected.len(),
         found.len()
     );
@@ -341,10 +341,10 @@ async fn an_interrupted_import_of_each_format_completes_on_retry() {
         // Its output is not read, which must not stop it.
         let child = args(&["--apply"]).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
         let half = kill_halfway(&client, child).await;
-        assert!(half < *PEOPLE, "{format}: all were there already");
+        assert!(half < *PEOPLE, "{format}: all users existed already");
         let resumed = succeeds(args(&["--apply"]));
         let same: usize = resumed.split(" unchanged").next().unwrap().rsplit(' ').next().unwrap().parse().unwrap();
-        assert!(same >= half.saturating_sub(1), "{format}: what was there was written again: {resumed}");
+        assert!(same >= half.saturating_sub(1), "{format}: existing objects were written again: {resumed}");
 
         let expected = written(&folder);
         assert_equal(&expected, &list_objects(&client).await, format);

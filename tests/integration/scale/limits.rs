@@ -155,7 +155,7 @@ async fn three_addresses_that_take_all_connections_do_not_exclude_others() {
     assert_served(&cluster).await;
     let name = unique("watched");
     create(&cluster.users().await, &user(&name, false)).await;
-    eventually("the watch goes on", || async {
+    eventually("the watch continues", || async {
         match &*told.borrow() {
             Some(text) if text.contains(&name) => Ok(()),
             Some(text) => Err(text.clone()),

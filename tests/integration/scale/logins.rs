@@ -1,4 +1,4 @@
-//! Ten thousand concurrent logins lose no update. And the rate of logins compared to that of hashes.
+//! Ten thousand concurrent logins lose no update, and logins run at nearly the rate of hashes.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -54,7 +54,8 @@ async fn attempt(direct: &Direct, source: &str, username: &str, password: &str) 
     let body = body("Login", &json!({"username": username, "password": password}));
     loop {
         let headers = [("X-Forwarded-For", source)];
-        let answer = direct.send("POST", &format!("{BASE}/logins"), &headers, &body).await.expect("it answers");
+        let answer =
+            direct.send("POST", &format!("{BASE}/logins"), &headers, &body).await.expect("the replica responds");
         if answer.status != 429 {
             return answer.status;
         }
@@ -157,7 +158,7 @@ async fn logins_run_at_the_hash_rate_and_tokens_need_no_hash() {
         let rate = f64::from(LOGINS) / elapsed;
         occupied.push(busy / elapsed / f64::from(cores()));
         ratios.push(rate / bare.per_second);
-        println!("{rate:.1} logins a second beside {:.1} hashes of the bare loop", bare.per_second);
+        println!("{rate:.1} logins per second, compared with {:.1} hashes of the bare loop", bare.per_second);
     }
     ratios.sort_by(f64::total_cmp);
     occupied.sort_by(f64::total_cmp);

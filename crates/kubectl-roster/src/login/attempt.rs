@@ -57,7 +57,8 @@ impl<'a> Attempt<'a> {
         }
     }
 
-    /// Returns the token if the response has one. If not, asks the user for what is missing: send the login again.
+    /// Returns the token if the response has one. Otherwise asks the user for what is missing and returns `None`. The
+    /// caller then sends the login again.
     pub(super) fn handle_response(&mut self, status: LoginStatus, console: &mut dyn Console) -> Result<Option<Token>> {
         if !status.recovery_codes.is_empty() {
             console.print(&recovery_codes(&status.recovery_codes));

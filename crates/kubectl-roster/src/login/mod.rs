@@ -66,7 +66,7 @@ async fn cached(cache: Option<&Cache>, key: Key<'_>, target: &Cluster) -> Option
 }
 
 async fn renew(args: &Args, server: &Cluster, key: Key<'_>, cache: Option<&Cache>) -> Result<Token> {
-    // Before the prompt, so that nobody types a password just to see a configuration error.
+    // Created before the prompt, so that users see configuration errors before they type a password.
     let client = server::client(server)?;
     if !server::is_verified(server) {
         Terminal.print(&unverified(key.server));

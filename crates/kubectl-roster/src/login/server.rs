@@ -37,7 +37,8 @@ pub(super) struct Destination {
     pub cluster: Cluster,
 }
 
-/// Returns the server of the flags, or the cluster that kubectl passed, or the cluster of the kubeconfig.
+/// Returns where to log in: the server in the flags, otherwise the cluster that kubectl passed, otherwise the cluster
+/// in the kubeconfig.
 pub(super) fn find(identity: &Identity, connection: &Connection) -> Result<Destination> {
     let cluster = cluster_from_kubectl()?.map_or_else(|| connection.current().map(|(_, cluster)| cluster), Ok);
     resolve(identity, cluster)
@@ -125,7 +126,7 @@ fn config(cluster: &Cluster) -> Result<Config> {
     Ok(config)
 }
 
-/// Returns whether nobody on the network can read the password: https, or http to this machine.
+/// Returns whether a password can be sent without being readable on the network: https, or http to this machine.
 fn is_encrypted_or_local(address: &Uri) -> bool {
     let host = address.host().unwrap_or_default().trim_matches(['[', ']']);
     let is_loopback = host == "localhost" || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback());
@@ -233,7 +234,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_unreachable_cluster_rejects_no_token() {
+    async fn an_unreachable_cluster_does_not_reject_a_token() {
         assert!(!rejects_token(&Cluster::default(), &"x".into()).await);
         assert!(!rejects_token(&cluster("http://127.0.0.1:1"), &"x".into()).await);
     }

@@ -15,7 +15,7 @@ use roster_runtime::informers::Informers;
 use roster_runtime::informers::failures::WatchFailures;
 use roster_runtime::metrics::Metrics;
 
-use super::plan::{Lately, View};
+use super::plan::{History, View};
 use super::refused::Refused;
 use crate::backoff::Backoff;
 use crate::events::Reporter;
@@ -48,14 +48,14 @@ pub struct Context {
     /// Requests that quota refused, by namespace.
     pub(super) refused: Cache<String, Vec<Refused>>,
     /// History of namespaces.
-    pub(super) lately: Cache<String, Lately>,
+    pub(super) history: Cache<String, History>,
     pub(super) reported: Mutex<HashMap<String, (Option<OwnerQuota>, Instant)>>,
     /// Owners whose quota was written but whose usage has not been verified since, and whether some of their namespaces are
     /// new.
     pub(super) unverified: Mutex<HashMap<String, bool>>,
     /// Number of interrupted attempts by owner. Their writes may still be in flight, and are fenced like those of a previous
     /// leader.
-    pub(super) cut_off: Mutex<HashMap<String, u64>>,
+    pub(super) interrupted: Mutex<HashMap<String, u64>>,
     /// Publishes Events about namespaces.
     pub(super) reporter: Reporter,
     pub(super) failures: Arc<WatchFailures>,
@@ -80,21 +80,21 @@ impl Context {
             counts_secrets,
             term: hex(&random::<8>()),
             refused: Cache::builder().max_capacity(MAX_HISTORY).time_to_live(HISTORY_TTL).build(),
-            lately: Cache::builder().max_capacity(MAX_HISTORY).time_to_live(HISTORY_TTL).build(),
+            history: Cache::builder().max_capacity(MAX_HISTORY).time_to_live(HISTORY_TTL).build(),
             reported: Mutex::default(),
             unverified: Mutex::default(),
-            cut_off: Mutex::default(),
+            interrupted: Mutex::default(),
             failures: Arc::new(WatchFailures::new(metrics.watch_errors.clone())),
             backoff: Backoff::default(),
             metrics,
         }
     }
 
-    /// Returns the term to record in writes for an owner: it changes when an attempt was cut off, whose late writes must not be
-    /// taken for those of the next one.
+    /// Returns the term to record in writes for an owner. It changes after an interrupted attempt, so that late writes
+    /// of that attempt are not mistaken for writes of the next one.
     pub(super) fn term(&self, owner: &str) -> String {
-        let cut_off = self.cut_off.lock().unwrap_or_else(PoisonError::into_inner);
-        cut_off.get(owner).map_or_else(|| self.term.clone(), |count| format!("{}-{count}", self.term))
+        let interrupted = self.interrupted.lock().unwrap_or_else(PoisonError::into_inner);
+        interrupted.get(owner).map_or_else(|| self.term.clone(), |count| format!("{}-{count}", self.term))
     }
 
     pub(super) fn unverified(&self) -> MutexGuard<'_, HashMap<String, bool>> {
@@ -109,7 +109,7 @@ impl Context {
     /// Returns when to reconcile an owner again. After each change of `spec.hard`, kube-controller-manager recalculates the
     /// usage from caches that lag, and may not correct what it missed for minutes. So after a write, the usage is read once
     /// more.
-    pub(super) fn look_again(&self, owner: &str, has_written: bool, is_reached: bool) -> Option<Duration> {
+    pub(super) fn next_check(&self, owner: &str, has_written: bool, is_reached: bool) -> Option<Duration> {
         if has_written {
             return Some(if is_reached { VERIFY_AFTER } else { RETRY_INTERVAL });
         }
@@ -119,32 +119,37 @@ impl Context {
 
     /// Returns the state of an owner, or `None` if there is nothing to do because the User does not exist.
     pub(super) fn view(&self, owner: &str) -> Option<View> {
-        View::of(owner, &self.informers.directory(), |namespace| Lately {
-            refused: self.refused.get(namespace).into_iter().flatten().map(|refused| refused.asked).collect(),
-            ..self.lately.get(namespace).unwrap_or_default()
+        View::of(owner, &self.informers.directory(), |namespace| History {
+            refused: self.refused.get(namespace).into_iter().flatten().map(|refused| refused.request).collect(),
+            ..self.history.get(namespace).unwrap_or_default()
         })
     }
 
-    /// Returns whether the User exists in kube-apiserver. A User that was created before its namespaces must not pass for
-    /// one that does not exist because its watch lags behind theirs.
+    /// Returns whether the User exists in kube-apiserver. The watch of Users may lag behind that of Namespaces, so a
+    /// User that was created before its namespaces may still be missing from the directory.
     pub(super) async fn exists(&self, owner: &str) -> Result<bool, Error> {
         let users: Api<User> = Api::all(self.client.clone());
         let found = users.get_metadata_opt(owner).await;
         found.map(|found| found.is_some()).map_err(|source| Error::Owner(owner.to_owned(), source))
     }
 
-    /// Records usage, to detect growth, and requests whose usage was reached: if that is returned, nobody waits for it any
-    /// more.
+    /// Records usage, in order to detect growth, and the requests whose usage has been reached: even if usage drops
+    /// again later, those requests are no longer waiting.
     pub(super) fn remember(&self, view: &View) {
         let now = now();
         for owned in view.namespaces.iter().filter(|_| !view.limits.is_empty()) {
             let Some(allotment) = &owned.allotment else { continue };
             let reached = owned.reached();
-            if owned.lately.used != allotment.used || reached != owned.lately.reached {
-                let risen = view.limits.keys().filter_map(|name| Some((name.clone(), owned.risen(name, now)?)));
-                let lately =
-                    Lately { used: allotment.used.clone(), risen: risen.collect(), reached, refused: Vec::new() };
-                self.lately.insert(owned.name.clone(), lately);
+            if owned.history.used != allotment.used || reached != owned.history.reached {
+                let last_growth =
+                    view.limits.keys().filter_map(|name| Some((name.clone(), owned.last_growth(name, now)?)));
+                let history = History {
+                    used: allotment.used.clone(),
+                    last_growth: last_growth.collect(),
+                    reached,
+                    refused: Vec::new(),
+                };
+                self.history.insert(owned.name.clone(), history);
             }
         }
     }

@@ -5,13 +5,13 @@
 //!  directory ─▶ view ─▶ plan ── nothing to do ─▶ report
 //!                         │ something
 //!                         ▼
-//!              read, count      ─▶ plan ─▶ write: first what takes, then what gives ─┐
+//!              read, count      ─▶ plan ─▶ write: reductions first, then increases  ─┐
 //!                         ▲                                                          │
 //!                         └──────────────────────────────────────────────────────────┘
 //! ```
 //!
-//! All state is in the API server, and is read again before an allotment grows. So a leader that was killed or replaced has
-//! promised nothing that cannot be seen there.
+//! All state is in the API server, and is read again before an allotment grows. So everything that a killed or replaced
+//! leader has allotted is visible there.
 
 mod context;
 mod plan;
@@ -26,17 +26,17 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use futures::{StreamExt, TryStreamExt, stream};
-use roster_core::directory::quotas::NOBODY;
+use roster_core::directory::quotas::UNOWNED;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
-use super::keyed::work_off;
+use super::keyed::process_keys;
 pub use context::Context;
 use context::{Error, RETRY_INTERVAL, TIMEOUT, now};
 use plan::{Change, Plan, Rules, View, plan};
-use read::read_anew;
+use read::read_current;
 use unenforced::report_unenforced;
-use write::{allot, release_ownerless, state_defaults};
+use write::{allot, release_ownerless, write_limit_range};
 
 /// Minimum time between two reports of an owner's usage.
 const MIN_REPORT_INTERVAL: Duration = Duration::from_secs(1);
@@ -59,18 +59,19 @@ pub async fn run(ctx: Arc<Context>, concurrency: u16, shutdown: CancellationToke
         async move { reconcile(&owner, &ctx).await }
     };
     tokio::select! {
-        () = work_off(keys, concurrency.into(), work, shutdown.clone()) => Ok(()),
+        () = process_keys(keys, concurrency.into(), work, shutdown.clone()) => Ok(()),
         ended = refusals => ended,
     }
 }
 
 async fn reconcile(owner: &str, ctx: &Context) -> Option<Duration> {
-    let settled =
-        async { if owner == NOBODY { release_ownerless(ctx).await.map(|()| None) } else { settle(owner, ctx).await } };
-    match tokio::time::timeout(TIMEOUT, settled).await.unwrap_or(Err(Error::Timeout)) {
+    let attempt = async {
+        if owner == UNOWNED { release_ownerless(ctx).await.map(|()| None) } else { reconcile_owner(owner, ctx).await }
+    };
+    match tokio::time::timeout(TIMEOUT, attempt).await.unwrap_or(Err(Error::Timeout)) {
         Ok(again) => {
             ctx.backoff.succeeded(owner);
-            if owner == NOBODY {
+            if owner == UNOWNED {
                 return None;
             }
             let unenforced = report_unenforced(owner, ctx).await;
@@ -78,7 +79,7 @@ async fn reconcile(owner: &str, ctx: &Context) -> Option<Duration> {
         }
         Err(error) => {
             let wait = ctx.backoff.failed(owner);
-            *ctx.cut_off.lock().unwrap_or_else(PoisonError::into_inner).entry(owner.to_owned()).or_default() += 1;
+            *ctx.interrupted.lock().unwrap_or_else(PoisonError::into_inner).entry(owner.to_owned()).or_default() += 1;
             let error = anyhow::Error::new(error);
             warn!(owner, error = format!("{error:#}"), retry_in = ?wait, "quota redistribution failed");
             Some(wait)
@@ -86,18 +87,18 @@ async fn reconcile(owner: &str, ctx: &Context) -> Option<Duration> {
     }
 }
 
-/// Updates the allotments of an owner's namespaces. Returns when to check again, if requests are still waiting or may be
-/// retried.
-async fn settle(owner: &str, ctx: &Context) -> Result<Option<Duration>, Error> {
+/// Updates the allotments of an owner's namespaces. Returns the time after which to check again, if requests are still
+/// waiting or may be retried.
+async fn reconcile_owner(owner: &str, ctx: &Context) -> Result<Option<Duration>, Error> {
     let Some(view) = ctx.view(owner) else {
         ctx.unverified().remove(owner);
         return Ok(None);
     };
     let lapse = view.until_expected_lapses(now());
-    Ok(arrange(owner, view, ctx).await?.into_iter().chain(lapse).min())
+    Ok(redistribute(owner, view, ctx).await?.into_iter().chain(lapse).min())
 }
 
-async fn arrange(owner: &str, mut view: View, ctx: &Context) -> Result<Option<Duration>, Error> {
+async fn redistribute(owner: &str, mut view: View, ctx: &Context) -> Result<Option<Duration>, Error> {
     let term = ctx.term(owner);
     let counts_secrets = ctx.counts_secrets;
     let rules = || Rules { term: &term, defaults: &ctx.defaults, counts_secrets, now: now() };
@@ -107,42 +108,42 @@ async fn arrange(owner: &str, mut view: View, ctx: &Context) -> Result<Option<Du
     if known.changes.is_empty() && known.ranges.is_empty() && is_verified {
         return Ok(None);
     }
-    // Before limits, so that containers without requests are not refused.
+    // LimitRanges are written before limits, so that containers without requests are not refused.
     let ranges: Vec<_> =
-        known.ranges.iter().map(|(namespace, wanted)| state_defaults(namespace, wanted.as_ref(), ctx)).collect();
+        known.ranges.iter().map(|(namespace, wanted)| write_limit_range(namespace, wanted.as_ref(), ctx)).collect();
     stream::iter(ranges).buffer_unordered(CONCURRENCY).try_collect::<Vec<()>>().await?;
     let mut has_written = false;
     for round in 0..MAX_ROUNDS {
         if round > 0 {
-            // Namespaces may have been added or removed. One that gets another owner must not grow.
+            // Namespaces may have been added or removed. The allotment of one that now has another owner must not grow.
             let Some(known) = ctx.view(owner) else { return Ok(None) };
             view = known;
         }
-        // After the namespaces were seen, and before each write.
+        // Checked after the namespaces were read from the directory, and before each write.
         if !view.is_known && ctx.exists(owner).await? {
             return Ok(Some(RETRY_INTERVAL));
         }
-        read_anew(&mut view, ctx.is_new(owner), ctx).await?;
+        read_current(&mut view, ctx.is_new(owner), ctx).await?;
         let plan = plan(&view, &rules());
         if plan.changes.is_empty() {
-            return Ok(ctx.look_again(owner, has_written, plan.is_reached));
+            return Ok(ctx.next_check(owner, has_written, plan.is_reached));
         }
         has_written = true;
         *ctx.unverified().entry(owner.to_owned()).or_default() |=
             plan.changes.iter().any(|change| change.object.is_none());
         if execute(&plan, ctx).await? && plan.is_reached {
-            return Ok(ctx.look_again(owner, true, true));
+            return Ok(ctx.next_check(owner, true, true));
         }
     }
-    Ok(ctx.look_again(owner, true, false))
+    Ok(ctx.next_check(owner, true, false))
 }
 
 /// Writes the plan: first the allotments that shrink or are created, and then, if there was no conflict, those that grow.
 /// Returns whether everything was written.
 async fn execute(plan: &Plan, ctx: &Context) -> Result<bool, Error> {
-    let (giving, taking): (Vec<_>, Vec<_>) = plan.changes.iter().partition(|change| change.gives);
-    // After a conflict, the contents of the namespace are unknown.
-    Ok(write_all(taking, ctx).await? && write_all(giving, ctx).await?)
+    let (growing, shrinking): (Vec<_>, Vec<_>) = plan.changes.iter().partition(|change| change.grows);
+    // After a conflict, the allotment of the namespace is unknown, so none may grow.
+    Ok(write_all(shrinking, ctx).await? && write_all(growing, ctx).await?)
 }
 
 async fn write_all(changes: Vec<&Change>, ctx: &Context) -> Result<bool, Error> {
@@ -150,7 +151,7 @@ async fn write_all(changes: Vec<&Change>, ctx: &Context) -> Result<bool, Error> 
     stream::iter(writes).buffer_unordered(CONCURRENCY).try_fold(true, async |all, done| Ok(all && done)).await
 }
 
-/// Queues the owner's status, at most once per interval. Returns when to try again if it is too early.
+/// Queues the owner's status, at most once per interval. Returns the time after which to try again if it is too early.
 fn report(owner: &str, ctx: &Context) -> Option<Duration> {
     let quota = ctx.informers.directory().quota_of(owner);
     let mut reported = ctx.reported.lock().unwrap_or_else(PoisonError::into_inner);

@@ -7,13 +7,13 @@ use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::ResourceQuota;
 use roster_core::directory::Directory;
 use roster_core::quota::allot::{ResourceShare, steps, targets};
-use roster_core::quota::allotment::{Allotment, NAME, QuotaRequest};
+use roster_core::quota::allotment::{Allotment, QuotaRequest};
 use roster_core::quota::amount::{Amount, Amounts, grain_of};
 use roster_core::quota::countable::is_countable;
-use roster_core::quota::defaults::{DEFAULTS_START, Defaults};
+use roster_core::quota::defaults::Defaults;
 use roster_core::quota::limits::{NAMESPACES, tracked};
 
-/// How long a growth of usage counts, because more may follow.
+/// How long after a growth of usage further growth is expected.
 const GROWING: SignedDuration = SignedDuration::from_secs(2);
 
 /// How long a refused request may take to be retried. Controllers double their wait after each refusal.
@@ -46,7 +46,7 @@ pub(super) struct Owned {
     /// Usage that was counted after the ResourceQuota was read.
     pub(super) counted: Option<Amounts>,
     /// Recent history.
-    pub(super) lately: Lately,
+    pub(super) history: History,
     /// Resources for which LimitRanges of others set defaults.
     pub(super) given: BTreeSet<String>,
     /// The defaults of Roster's own LimitRange.
@@ -55,13 +55,13 @@ pub(super) struct Owned {
 
 /// Recent history of a namespace.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Lately {
+pub(super) struct History {
     /// Refused requests.
     pub(super) refused: Vec<QuotaRequest>,
     /// Usage at the last reconciliation.
     pub(super) used: Amounts,
     /// Time and amount of the last growth, by resource.
-    pub(super) risen: BTreeMap<String, (Timestamp, Amount)>,
+    pub(super) last_growth: BTreeMap<String, (Timestamp, Amount)>,
     /// Requests whose usage has been reached at some time.
     pub(super) reached: Vec<QuotaRequest>,
 }
@@ -90,9 +90,9 @@ pub(super) struct Change {
     /// The ResourceQuota to replace.
     pub(super) object: Option<ResourceQuota>,
     /// Whether any limit grows.
-    pub(super) gives: bool,
+    pub(super) grows: bool,
     /// Whether any limit shrinks.
-    pub(super) takes: bool,
+    pub(super) shrinks: bool,
     /// Whether it is written to fence off a previous leader.
     pub(super) fences: bool,
 }
@@ -109,25 +109,20 @@ pub(super) struct Rules<'a> {
 impl View {
     /// Reads the state from the directory. Returns `None` if there is nothing to do because the User does not exist.
     ///
-    /// Without a User there is no limit. What is enforced already is left alone: the User may come back, and must not find
-    /// more in use than when it was deleted.
-    pub(super) fn of(owner: &str, directory: &Directory, lately: impl Fn(&str) -> Lately) -> Option<Self> {
+    /// Without a User there is no limit. Limits that are already enforced stay in force: the User may be recreated, and
+    /// usage must not have grown since it was deleted.
+    pub(super) fn of(owner: &str, directory: &Directory, history: impl Fn(&str) -> History) -> Option<Self> {
         let is_known = directory.user(owner).is_some();
         let mut limits = if is_known { directory.limits_of(owner) } else { Amounts::new() };
         limits.remove(NAMESPACES);
-        let namespaces = directory.owned_by(owner).into_iter().map(|name| {
-            let ranges = directory.quotas.limit_ranges_in(&name);
-            let (own, foreign): (Vec<_>, Vec<_>) =
-                ranges.partition(|(range, given)| *range == NAME && given.starts_with(DEFAULTS_START));
-            Owned {
-                is_terminating: directory.bindings.is_terminating(&name),
-                allotment: directory.quotas.allotment(&name).cloned(),
-                lately: lately(&name),
-                given: foreign.iter().flat_map(|(_, given)| given.split(',')).map(str::to_owned).collect(),
-                defaults: own.first().map(|(_, defaults)| (*defaults).clone()),
-                name: name.clone(),
-                ..Owned::default()
-            }
+        let namespaces = directory.owned_by(owner).into_iter().map(|name| Owned {
+            is_terminating: directory.bindings.is_terminating(&name),
+            allotment: directory.quotas.allotment(&name).cloned(),
+            history: history(&name),
+            given: directory.quotas.defaults_of_others(&name),
+            defaults: directory.quotas.own_defaults(&name).map(str::to_owned),
+            name: name.clone(),
+            ..Owned::default()
         });
         let is_concerned = |owned: &Owned| {
             let is_open = owned.allotment.as_ref().is_some_and(|allotment| allotment.is_in_force(owner));
@@ -155,7 +150,8 @@ impl Owned {
     fn share(&self, name: &str, now: Timestamp) -> ResourceShare {
         let allotment = self.allotment.as_ref();
         let requests = self.requests().filter(|request| request.counts_at(now));
-        // Until it is used: it must not be moved on before kube-apiserver has counted the request that it is for.
+        // A request counts until its usage has been reached. Otherwise the quota that was moved for it could be moved
+        // elsewhere before kube-apiserver has counted the request.
         let reached = self.reached();
         let requests = requests.filter(|request| !reached.contains(request));
         let requests: Vec<(Amount, Timestamp)> =
@@ -165,7 +161,7 @@ impl Owned {
             wanted: requests.iter().map(|(level, _)| *level).max().unwrap_or_default(),
             waiting_since: requests.iter().map(|(_, since)| *since).min(),
             growth: self
-                .risen(name, now)
+                .last_growth(name, now)
                 .filter(|(at, _)| now.duration_since(*at) <= GROWING)
                 .map_or(Amount::ZERO, |(_, growth)| growth),
             ..Allotment::share(allotment, name)
@@ -174,7 +170,7 @@ impl Owned {
 
     fn requests(&self) -> impl Iterator<Item = &QuotaRequest> {
         let by_hint = self.allotment.iter().flat_map(|allotment| &allotment.requests);
-        by_hint.chain(&self.lately.refused)
+        by_hint.chain(&self.history.refused)
     }
 
     /// Returns the requests whose usage has been reached at some time.
@@ -184,7 +180,7 @@ impl Owned {
             used.get(name).is_none_or(|used| Amount::parse(level).is_none_or(|level| level <= *used))
         };
         let is_reached =
-            |request: &&QuotaRequest| self.lately.reached.contains(request) || request.level.iter().all(is_used);
+            |request: &&QuotaRequest| self.history.reached.contains(request) || request.level.iter().all(is_used);
         self.requests().filter(is_reached).cloned().collect()
     }
 
@@ -195,21 +191,21 @@ impl Owned {
         let requests = self.requests().filter(move |request| now.duration_since(request.at) <= MAX_RETRY_WAIT);
         let requests = requests.filter(move |request| !reached.contains(request));
         let used = self.allotment.as_ref().and_then(|allotment| allotment.used.get(name)).copied().unwrap_or_default();
-        let risen = self.risen(name, now);
+        let last_growth = self.last_growth(name, now);
         requests.filter_map(move |request| {
             let missing = Amount::parse(request.level.get(name)?)?.saturating_sub(used);
-            // Other usage may have ended meanwhile, so that the total is not higher than before.
-            let has_come = risen.is_some_and(|(at, growth)| at > request.at && growth >= missing);
-            (missing > Amount::ZERO && !has_come).then_some((missing, request.at))
+            // Other usage may have ended in the meantime, so the total may be no higher than before.
+            let has_grown = last_growth.is_some_and(|(at, growth)| at > request.at && growth >= missing);
+            (missing > Amount::ZERO && !has_grown).then_some((missing, request.at))
         })
     }
 
     /// Returns time and amount of the last growth of usage.
-    pub(super) fn risen(&self, name: &str, now: Timestamp) -> Option<(Timestamp, Amount)> {
+    pub(super) fn last_growth(&self, name: &str, now: Timestamp) -> Option<(Timestamp, Amount)> {
         let used = self.allotment.as_ref().and_then(|allotment| allotment.used.get(name));
-        let growth = self.lately.used.get(name).zip(used).map(|(before, used)| used.saturating_sub(*before));
+        let growth = self.history.used.get(name).zip(used).map(|(before, used)| used.saturating_sub(*before));
         let growth = growth.filter(|growth| *growth > Amount::ZERO);
-        growth.map(|growth| (now, growth)).or_else(|| self.lately.risen.get(name).copied())
+        growth.map(|growth| (now, growth)).or_else(|| self.history.last_growth.get(name).copied())
     }
 
     /// Returns the usage of all resources in `spec`, if all of it is known.
@@ -234,25 +230,26 @@ impl Owned {
 pub(super) fn plan(view: &View, rules: &Rules<'_>) -> Plan {
     let mut plan = Plan { is_reached: true, ..Plan::default() };
     let mut specs: Vec<Amounts> = vec![Amounts::new(); view.namespaces.len()];
-    let mut gives = false;
+    let mut grows = false;
     for (name, limit) in &view.tracked {
         let shares: Vec<ResourceShare> = view.namespaces.iter().map(|owned| owned.share(name, rules.now)).collect();
         let now = if view.limits.contains_key(name) {
             let expected = view.expected(name, rules.now).map(|(missing, _)| missing).max().unwrap_or_default();
             let can_count = is_countable(name, rules.counts_secrets);
-            share_out((name, can_count), *limit, &shares, expected, &mut plan)
+            distribute((name, can_count), *limit, &shares, expected, &mut plan)
         } else {
             vec![Amount::UNLIMITED; shares.len()]
         };
         for ((spec, amount), share) in specs.iter_mut().zip(now).zip(&shares) {
-            gives |= view.limits.contains_key(name) && amount > share.spec;
+            grows |= view.limits.contains_key(name) && amount > share.spec;
             spec.insert(name.clone(), amount);
         }
     }
-    // Room that an earlier leader still has on its way must not be given a second time: its writes have to fail first.
+    // Writes of an earlier leader may still be in flight. The quota that they allot must not be allotted twice, so they
+    // are fenced off first.
     let is_foreign =
         |owned: &Owned| owned.allotment.as_ref().is_some_and(|had| had.term.as_deref() != Some(rules.term));
-    let fences = gives && view.namespaces.len() > 1 && view.namespaces.iter().any(is_foreign);
+    let fences = grows && view.namespaces.len() > 1 && view.namespaces.iter().any(is_foreign);
     let defaults = rules.defaults.for_limits(&view.limits);
     for (owned, spec) in view.namespaces.iter().zip(specs) {
         plan.ranges.extend(owned.range(&defaults));
@@ -268,8 +265,9 @@ pub(super) fn plan(view: &View, rules: &Rules<'_>) -> Plan {
     plan
 }
 
-/// `can_count`: whether what has that name can be counted. `expected`: the most that somebody may come back for.
-fn share_out(
+/// Distributes the limit of one resource over the namespaces, and returns their next allotments. `can_count`: whether
+/// usage of the resource can be counted. `expected`: the largest amount that a retried request may need.
+fn distribute(
     (name, can_count): (&str, bool),
     limit: Amount,
     shares: &[ResourceShare],
@@ -280,7 +278,8 @@ fn share_out(
     let mut now = steps(limit, shares, &targets);
     let promised: Amount = shares.iter().map(|share| share.spec.max(share.used)).sum();
     if !can_count && promised <= limit {
-        // It is not known to be free again. What is above a limit is taken all the same.
+        // Without a count, an allotment is not known to be unused, so it does not shrink unless the sum exceeds the
+        // limit.
         for (share, amount) in shares.iter().zip(&mut now).filter(|(share, _)| share.spec < Amount::UNLIMITED) {
             *amount = (*amount).max(share.spec);
         }
@@ -289,17 +288,18 @@ fn share_out(
     now
 }
 
-/// `gives_nothing`: some are fenced first. `fences`: this one is.
+/// Returns the change of one namespace. `defers_growth`: no limit grows yet, because writes of an earlier leader are
+/// fenced off first. `fences`: this change does that in this namespace.
 fn change(
     owned: &Owned,
     mut spec: Amounts,
     (view, rules): (&View, &Rules<'_>),
-    (gives_nothing, fences): (bool, bool),
+    (defers_growth, fences): (bool, bool),
 ) -> Change {
     let limits = &view.limits;
     let had = owned.allotment.as_ref().map(|allotment| &allotment.spec);
     let before = |name: &String| had.and_then(|had| had.get(name)).copied();
-    if gives_nothing {
+    if defers_growth {
         for (name, amount) in spec.iter_mut().filter(|(name, _)| limits.contains_key(*name)) {
             *amount = before(name).unwrap_or_default().min(*amount);
         }
@@ -309,8 +309,8 @@ fn change(
         namespace: owned.name.clone(),
         owner: view.owner.clone(),
         term: rules.term.to_owned(),
-        gives: had.is_some() && limited().any(|(name, amount)| before(name).is_some_and(|before| *amount > before)),
-        takes: limited().any(|(name, amount)| before(name).is_some_and(|before| *amount < before)),
+        grows: had.is_some() && limited().any(|(name, amount)| before(name).is_some_and(|before| *amount > before)),
+        shrinks: limited().any(|(name, amount)| before(name).is_some_and(|before| *amount < before)),
         used: owned.used(&spec, limits),
         object: owned.object.clone(),
         fences,
@@ -321,16 +321,16 @@ fn change(
 impl Change {
     fn is_needed(&self, owned: &Owned) -> bool {
         let Some(had) = &owned.allotment else { return true };
-        // Where not all of the use is known, controller-manager finds it out, and enforces the rest.
+        // If some usage is unknown, kube-controller-manager counts it and then enforces the limits.
         let is_right = |used: &Amounts| {
             let is_reported =
                 |(name, used): (&String, &Amount)| had.used.get(name).is_some_and(|reported| reported >= used);
             had.enforced.as_ref() == Some(&self.spec) && used.iter().all(is_reported)
         };
-        let is_anothers = had.owner.as_ref() != Some(&self.owner);
+        let has_other_owner = had.owner.as_ref() != Some(&self.owner);
         self.fences
             || had.has_scopes
-            || is_anothers
+            || has_other_owner
             || had.spec != self.spec
             || !self.used.as_ref().is_none_or(is_right)
     }

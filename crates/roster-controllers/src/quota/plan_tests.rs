@@ -10,7 +10,7 @@ fn second(second: i64) -> Timestamp {
     Timestamp::from_second(second).unwrap()
 }
 
-/// A namespace that uses so much of what it has.
+/// Returns a namespace with this usage and this allotment of CPU, in thousandths.
 fn owned(name: &str, used: i64, hard: i64) -> Owned {
     let allotment = Allotment {
         term: Some("t".to_owned()),
@@ -27,22 +27,22 @@ fn view(namespaces: Vec<Owned>) -> View {
     View { owner: "jane".to_owned(), is_known: true, limits: cpu(8000), tracked: cpu(8000), namespaces }
 }
 
-/// What each namespace gets, of those that get something else than they had.
+/// Returns the planned allotments of the namespaces whose allotment changes.
 fn planned(view: &View, now: Timestamp) -> BTreeMap<String, Amount> {
     let plan = plan(view, &Rules { term: "t", defaults: &Defaults::default(), counts_secrets: true, now });
     plan.changes.iter().map(|change| (change.namespace.clone(), change.spec[NAME_OF_CPU])).collect()
 }
 
-fn refused(at: i64, level: &str) -> Lately {
+fn refused(at: i64, level: &str) -> History {
     let level = [(NAME_OF_CPU.to_owned(), level.to_owned())].into();
-    Lately { refused: vec![QuotaRequest { since: second(at), at: second(at), level }], ..Lately::default() }
+    History { refused: vec![QuotaRequest { since: second(at), at: second(at), level }], ..History::default() }
 }
 
 /// A controller whose pods were denied retries and finds the quota reserved for it, after any number of denials.
 #[test]
 fn requested_quota_stays_until_it_is_used() {
     let mut patient = owned("patient", 2500, 5500);
-    patient.lately = refused(100, "5");
+    patient.history = refused(100, "5");
     let view = view(vec![owned("full", 2500, 2500), patient, owned("idle", 0, 0)]);
     assert_eq!(planned(&view, second(400)), BTreeMap::new());
 }
@@ -51,33 +51,33 @@ fn requested_quota_stays_until_it_is_used() {
 #[test]
 fn free_quota_is_redistributed_once_requests_are_served() {
     let mut patient = owned("patient", 5000, 6000);
-    patient.lately = refused(100, "5");
+    patient.history = refused(100, "5");
     let after = planned(&view(vec![owned("full", 2000, 2000), patient, owned("idle", 0, 0)]), second(101));
     assert!(after["patient"] < Amount::millis(6000), "{after:?}");
-    // Room has to be taken before it is given.
+    // An allotment shrinks before others grow.
     let mut patient = owned("patient", 5000, 5500);
-    patient.lately = refused(100, "5");
+    patient.history = refused(100, "5");
     let after = planned(&view(vec![owned("full", 2000, 2000), patient, owned("idle", 0, 0)]), second(102));
-    assert!(after["idle"] >= Amount::millis(80), "a quarter of an even part of 1000m: {after:?}");
+    assert!(after["idle"] >= Amount::millis(80), "a quarter of an even share of 1000m: {after:?}");
 }
 
-/// Not even where it is given back later: who wants it again asks again.
+/// A request whose usage was reached reserves nothing afterwards, even if the usage has ended.
 #[test]
-fn short_lived_usage_is_not_counted_as_growth() {
+fn requests_that_were_served_reserve_nothing() {
     let mut patient = owned("patient", 2000, 2000);
-    patient.lately = refused(100, "7");
-    patient.lately.reached = patient.lately.refused.clone();
+    patient.history = refused(100, "7");
+    patient.history.reached = patient.history.refused.clone();
     let after = planned(&view(vec![owned("full", 2000, 2000), patient, owned("idle", 0, 0)]), second(200));
     assert!(after.contains_key("idle"), "{after:?}");
 }
 
-/// A pod is deleted for the one that was denied, as in a rolling update: the usage is no higher than before.
+/// In a rolling update, a pod is deleted before the denied one is admitted: the total usage is no higher than before.
 #[test]
-fn replaced_usage_is_not_counted_as_growth() {
+fn requests_served_by_replacing_usage_reserve_nothing() {
     let mut rolling = owned("rolling", 3000, 4000);
-    rolling.lately = refused(100, "4");
-    let risen = [(NAME_OF_CPU.to_owned(), (second(103), Amount::millis(1000)))].into();
-    rolling.lately = Lately { used: cpu(3000), risen, ..rolling.lately };
+    rolling.history = refused(100, "4");
+    let last_growth = [(NAME_OF_CPU.to_owned(), (second(103), Amount::millis(1000)))].into();
+    rolling.history = History { used: cpu(3000), last_growth, ..rolling.history };
     let after = planned(&view(vec![owned("full", 2500, 2500), rolling, owned("idle", 0, 0)]), second(200));
     assert!(after.contains_key("idle"), "{after:?}");
 }
@@ -86,7 +86,7 @@ fn replaced_usage_is_not_counted_as_growth() {
 #[test]
 fn expected_growth_lapses_and_schedules_a_check() {
     let mut patient = owned("patient", 2500, 5500);
-    patient.lately = refused(100, "5");
+    patient.history = refused(100, "5");
     let view = view(vec![owned("full", 2500, 2500), patient, owned("idle", 0, 0)]);
     assert_eq!(view.until_expected_lapses(second(400)), Some(Duration::from_secs(301)));
     let after = planned(&view, second(701));
@@ -98,7 +98,7 @@ fn expected_growth_lapses_and_schedules_a_check() {
 #[test]
 fn of_several_requests_the_largest_counts() {
     let mut busy = owned("busy", 1000, 1000);
-    busy.lately.refused = [("5", 100), ("2", 101)]
+    busy.history.refused = [("5", 100), ("2", 101)]
         .map(|(level, at)| {
             let level = [(NAME_OF_CPU.to_owned(), level.to_owned())].into();
             QuotaRequest { since: second(at), at: second(at), level }
@@ -107,25 +107,26 @@ fn of_several_requests_the_largest_counts() {
     let planned = |busy| planned(&view(vec![busy, owned("idle", 0, 0)]), second(102));
     let after = planned(busy.clone());
     assert!(after["busy"] >= Amount::millis(5000), "{after:?}");
-    // Nor once the smaller one, which is the later one, has what it wants.
-    busy.lately.reached = vec![busy.lately.refused[1].clone()];
+    // The same holds once the smaller, later request has been served.
+    busy.history.reached = vec![busy.history.refused[1].clone()];
     let after = planned(busy);
     assert!(after["busy"] >= Amount::millis(5000), "{after:?}");
 }
 
-/// kube-apiserver counts a request some time after there is room for it. Until then nobody else may get it.
+/// kube-apiserver counts a request some time after quota was moved for it. Until then, that quota must not be moved
+/// elsewhere.
 #[test]
-fn what_was_moved_for_a_request_stays_until_it_is_used() {
-    let mut asking = owned("asking", 0, 3000);
-    asking.lately = refused(100, "3");
+fn quota_moved_for_a_request_stays_until_it_is_used() {
+    let mut requesting = owned("requesting", 0, 3000);
+    requesting.history = refused(100, "3");
     let mut growing = owned("growing", 500, 1000);
-    growing.lately.risen = [(NAME_OF_CPU.to_owned(), (second(101), Amount::millis(500)))].into();
-    let view = View { limits: cpu(4000), tracked: cpu(4000), ..view(vec![asking, growing]) };
-    assert_eq!(planned(&view, second(101)).get("asking"), None);
+    growing.history.last_growth = [(NAME_OF_CPU.to_owned(), (second(101), Amount::millis(500)))].into();
+    let view = View { limits: cpu(4000), tracked: cpu(4000), ..view(vec![requesting, growing]) };
+    assert_eq!(planned(&view, second(101)).get("requesting"), None);
 }
 
 #[test]
-fn namespaces_of_a_user_that_does_not_exist_are_opened_and_what_was_allotted_stays() {
+fn namespaces_of_an_absent_user_are_unlimited_and_its_enforced_allotments_stay() {
     let labels = |owner: &str| Some([(roster_api::OWNER_LABEL.to_owned(), owner.to_owned())].into());
     let mut directory = Directory::new(false);
     for name in ["new", "former", "others"] {
@@ -137,11 +138,11 @@ fn namespaces_of_a_user_that_does_not_exist_are_opened_and_what_was_allotted_sta
     directory.set_allotment("former", owned("former", 500, 1000).allotment);
     let of_another = Allotment { owner: Some("joe".to_owned()), ..owned("others", 500, 1000).allotment.unwrap() };
     directory.set_allotment("others", Some(of_another));
-    let view = View::of("jane", &directory, |_| Lately::default()).unwrap();
+    let view = View::of("jane", &directory, |_| History::default()).unwrap();
     let rules = Rules { term: "t", defaults: &Defaults::default(), counts_secrets: true, now: second(1) };
     let plan = plan(&view, &rules);
-    let opened: Vec<&str> = plan.changes.iter().map(|change| change.namespace.as_str()).collect();
-    assert_eq!(opened, ["new", "others"]);
+    let unlimited: Vec<&str> = plan.changes.iter().map(|change| change.namespace.as_str()).collect();
+    assert_eq!(unlimited, ["new", "others"]);
     assert!(plan.changes.iter().all(|change| change.spec[NAME_OF_CPU] == Amount::UNLIMITED && change.owner == "jane"));
-    assert!(View::of("nobody", &directory, |_| Lately::default()).is_none());
+    assert!(View::of("nobody", &directory, |_| History::default()).is_none());
 }

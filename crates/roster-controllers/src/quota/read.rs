@@ -25,7 +25,7 @@ const CONCURRENCY: usize = 8;
 const PAGE: u32 = 500;
 
 /// Reads the state of all namespaces from kube-apiserver. `has_new`: some of the namespaces were just created.
-pub(super) async fn read_anew(view: &mut View, has_new: bool, ctx: &Context) -> Result<(), Error> {
+pub(super) async fn read_current(view: &mut View, has_new: bool, ctx: &Context) -> Result<(), Error> {
     // Objects that are created with each namespace are the most likely to be missed by kube-controller-manager's count.
     let with_new = ["configmaps", "secrets"].into_iter().filter(|_| has_new).map(str::to_owned);
     let names = view.limits.keys().cloned().chain(with_new).collect();

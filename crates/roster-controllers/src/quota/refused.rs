@@ -1,4 +1,4 @@
-//! Requests that quota refused, by the controllers that made them. Pure.
+//! Records requests that quota refused, by the controller that made them. Pure.
 
 use std::collections::BTreeMap;
 
@@ -7,7 +7,7 @@ use roster_core::quota::allotment::QuotaRequest;
 
 use super::plan::MAX_RETRY_WAIT;
 
-/// Most refused requests that are remembered in one namespace.
+/// Maximum number of refused requests that are remembered per namespace.
 const MAX_REFUSED: usize = 16;
 
 /// A request that quota refused.
@@ -16,16 +16,20 @@ pub(super) struct Refused {
     /// UID of the object whose controller made the request.
     by: String,
     /// The request.
-    pub(super) asked: QuotaRequest,
+    pub(super) request: QuotaRequest,
 }
 
-/// Adds a request to those of other controllers in the namespace: they still wait, some for more.
+/// Records a request. It replaces earlier requests of the same controller, but not those of other controllers in the
+/// namespace: they are still waiting, some for more.
 pub(super) fn remember(refused: &mut Vec<Refused>, by: String, level: BTreeMap<String, String>, now: Timestamp) {
-    let since =
-        refused.iter().map(|refused| &refused.asked).filter(|asked| asked.counts_at(now)).map(|asked| asked.since);
+    let since = refused
+        .iter()
+        .map(|refused| &refused.request)
+        .filter(|request| request.counts_at(now))
+        .map(|request| request.since);
     let since = since.min().unwrap_or(now);
-    refused.retain(|refused| refused.by != by && now.duration_since(refused.asked.at) <= MAX_RETRY_WAIT);
-    refused.push(Refused { by, asked: QuotaRequest { since, at: now, level } });
+    refused.retain(|refused| refused.by != by && now.duration_since(refused.request.at) <= MAX_RETRY_WAIT);
+    refused.push(Refused { by, request: QuotaRequest { since, at: now, level } });
     let excess = refused.len().saturating_sub(MAX_REFUSED);
     refused.drain(..excess);
 }
@@ -43,12 +47,12 @@ mod tests {
         remember(&mut refused, "small".to_owned(), level("1"), second(101));
         remember(&mut refused, "small".to_owned(), level("2"), second(102));
         let levels = |refused: &[Refused]| -> Vec<String> {
-            refused.iter().map(|refused| refused.asked.level["requests.cpu"].clone()).collect()
+            refused.iter().map(|refused| refused.request.level["requests.cpu"].clone()).collect()
         };
         assert_eq!(levels(&refused), ["5", "2"]);
-        assert_eq!(refused[1].asked.since, second(100), "of those who wait, the first one counts");
+        assert_eq!(refused[1].request.since, second(100), "the earliest request that is still waiting counts");
         remember(&mut refused, "late".to_owned(), level("3"), second(701));
-        assert_eq!(levels(&refused), ["2", "3"], "the first one has not come back");
+        assert_eq!(levels(&refused), ["2", "3"], "the first one was not retried");
         for at in 0..100 {
             remember(&mut refused, format!("other-{at}"), level("1"), second(701));
         }

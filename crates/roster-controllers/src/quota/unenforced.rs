@@ -1,5 +1,5 @@
-//! Reports namespaces whose quota is not enforced because nobody counts: kube-controller-manager's resourcequota
-//! controller does not run, or stands still.
+//! Reports namespaces whose quota is not enforced because their usage is not counted: kube-controller-manager's
+//! resourcequota controller is not running, or is stuck.
 
 use std::time::Duration;
 
@@ -65,8 +65,8 @@ async fn report(owner: &str, namespace: &str, ctx: &Context) {
         Err(error) => return warn!(namespace, %error, "reading a namespace failed"),
     };
     let note = format!(
-        "no pods, claims or services can be created: its quota, of User {owner}, is not enforced because {cause}; check \
-         that it runs with the resourcequota controller"
+        "no pods, claims or services can be created: the quota of User {owner} is not enforced here because {cause}; \
+         check that it runs with the resourcequota controller"
     );
     let object = Namespace { metadata: found.metadata, ..Namespace::default() };
     let transition = Transition { is_warning: true, reason: "QuotaNotEnforced".to_owned(), message: note.clone() };
@@ -83,7 +83,7 @@ mod tests {
     use roster_core::quota::amount::{Amount, Amounts};
 
     #[test]
-    fn a_quota_that_nobody_counts_is_reported_after_a_while() {
+    fn a_quota_without_counted_usage_is_reported_after_a_while() {
         let second = |second| Timestamp::from_second(second).unwrap();
         let enforced: Option<Amounts> = Some([("pods".to_owned(), Amount::units(1))].into());
         let mut directory = Directory::new(false);

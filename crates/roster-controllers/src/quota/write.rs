@@ -58,7 +58,7 @@ fn is_as_planned(object: &ResourceQuota, change: &Change) -> bool {
     let is_own = known.owner.as_ref() == Some(&change.owner);
     is_own
         && known.spec == change.spec
-        && (known.term.as_ref() == Some(&change.term) || !(change.gives || change.fences))
+        && (known.term.as_ref() == Some(&change.term) || !(change.grows || change.fences))
 }
 
 fn replacement(object: &ResourceQuota, change: &Change) -> ResourceQuota {
@@ -89,16 +89,16 @@ fn is_terminating(status: &Status) -> bool {
 }
 
 fn count_moves(change: &Change, ctx: &Context) {
-    if change.gives {
+    if change.grows {
         ctx.metrics.quota_moves.inc("grow");
     }
-    if change.takes {
+    if change.shrinks {
         ctx.metrics.quota_moves.inc("shrink");
     }
 }
 
 /// Creates, updates or deletes the LimitRange of a namespace.
-pub(super) async fn state_defaults(namespace: &str, wanted: Option<&Defaults>, ctx: &Context) -> Result<(), Error> {
+pub(super) async fn write_limit_range(namespace: &str, wanted: Option<&Defaults>, ctx: &Context) -> Result<(), Error> {
     let ranges: Api<LimitRange> = Api::namespaced(ctx.client.clone(), namespace);
     let failed = |source| Error::Write { what: "the LimitRange", namespace: namespace.to_owned(), source };
     let known = match ranges.get_metadata_opt(NAME).await {
@@ -166,5 +166,5 @@ async fn release(namespaces: &Api<Namespace>, namespace: &str, uid: String, ctx:
             return Err(Error::Write { what: "the ResourceQuota", namespace: namespace.to_owned(), source });
         }
     }
-    state_defaults(namespace, None, ctx).await
+    write_limit_range(namespace, None, ctx).await
 }

@@ -127,8 +127,8 @@ async fn reconcile(binding: Arc<RoleBinding>, ctx: Arc<Context>) -> Result<Actio
 async fn reconcile_unbounded(binding: &RoleBinding, ctx: &Context) -> Result<(), Error> {
     let Some(Prepared { declared, compiled, stages }) = prepare(binding, ctx) else { return Ok(()) };
     let Compiled { desired, mut pending, phase } = compiled;
-    // Writing many native bindings takes time. A role that has ended meanwhile must not be granted. The binding is queued
-    // again in that case.
+    // Writing many native bindings takes time. A role that has ended in the meantime must not be granted. In that case,
+    // the binding is queued again.
     let still_holds = |desired: &DesiredBinding| {
         compile::still_holds(&declared, desired, &ctx.informers.directory(), Timestamp::now())
     };
@@ -173,7 +173,7 @@ async fn report(binding: &RoleBinding, applied: &Applied, ctx: &Context) -> Resu
         return Ok(());
     }
     // The resourceVersion prevents an outdated status from overwriting a newer one. A merge patch removes only fields that
-    // it sets to null, so an empty list must be named.
+    // it sets to null, so an empty list is sent as null.
     let patch = json!({"metadata": {"resourceVersion": binding.resource_version()}, "status": {
         "observedGeneration": after.observed_generation,
         "conditions": after.conditions,

@@ -35,7 +35,7 @@ pub(super) fn status(binding: &RoleBinding, applied: &Applied, now: Timestamp) -
 }
 
 fn conditions(applied: &Applied) -> Vec<DesiredCondition> {
-    // An inactive user is declared as such and no failure.
+    // Users are inactive because they are declared so, which is not a failure.
     let failures: Vec<&PendingTarget> =
         applied.pending.iter().filter(|pending| pending.reason != reason::USER_INACTIVE).collect();
     let Some(first) = failures.first() else {
@@ -96,7 +96,7 @@ fn advice(text: &str) -> &'static str {
             ": the User in spec.delegatedBy must hold the role there, and not by delegation"
         }
         reason::NAME_TAKEN => {
-            ": a native binding that Roster did not create has the name that it would use; rename that binding"
+            ": a native binding that Roster did not create has the name that Roster would use; recreate it under another name"
         }
         _ => "",
     }

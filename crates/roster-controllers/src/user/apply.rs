@@ -16,7 +16,7 @@ use roster_credentials::source::Source;
 use tracing::{info, warn};
 
 use super::context::{Context, Error, is_conflict};
-use super::dereference::{Obstacle, Problem, Residence};
+use super::dereference::{CredentialLocation, Obstacle, Problem};
 use super::identity_secret::{note, own, release, replace};
 use super::plan::{CredentialStep, Plan, Step};
 use super::rename;
@@ -41,19 +41,19 @@ fn had_credential(user: &User) -> bool {
 }
 
 pub(super) async fn apply(user: &User, plan: Plan, ctx: &Context) -> Result<Applied, Error> {
-    let (problem, taken) = match plan.credential {
+    let (problem, new_source) = match plan.credential {
         CredentialStep::Keep => (None, None),
-        CredentialStep::Complain(problem) => (Some(problem), None),
-        CredentialStep::TakeIn(version, source) => (None, Some((version, source))),
+        CredentialStep::Report(problem) => (Some(problem), None),
+        CredentialStep::Store(version, source) => (None, Some((version, source))),
     };
     let mut applied = Applied { conflicts: Vec::new(), credential: plan.summary, problem, is_lost: false };
     try_join_all(plan.release.iter().map(|(name, uid)| release(name, uid, ctx))).await?;
-    match hold_username(user, plan.username, &plan.residence, taken, ctx).await? {
+    match hold_username(user, plan.username, &plan.location, new_source, ctx).await? {
         Held::Yes(Some(summary)) => applied.credential = summary,
         Held::Yes(None) => {}
         Held::Created(summary) => {
             applied.credential = summary;
-            applied.is_lost = plan.residence == Residence::Home && had_credential(user);
+            applied.is_lost = plan.location == CredentialLocation::Current && had_credential(user);
         }
         // A User without its username holds no emails.
         Held::By(conflict) => {
@@ -61,8 +61,8 @@ pub(super) async fn apply(user: &User, plan: Plan, ctx: &Context) -> Result<Appl
             return Ok(applied);
         }
     }
-    if let Residence::Away(from) | Residence::Moved(from) = &plan.residence {
-        rename::retire(user, from, ctx).await?;
+    if let CredentialLocation::Earlier(from) | CredentialLocation::Moved(from) = &plan.location {
+        rename::release_predecessor(user, from, ctx).await?;
     }
     let emails = plan.emails.into_iter().map(|(identifier, step)| hold_email(user, identifier, step, ctx));
     applied.conflicts.extend(try_join_all(emails).await?.into_iter().flatten());
@@ -70,7 +70,7 @@ pub(super) async fn apply(user: &User, plan: Plan, ctx: &Context) -> Result<Appl
 }
 
 enum Held {
-    /// The User holds it. Contains the summary of the credential if that was read.
+    /// The User already held it. Contains the summary of the credential if that was read.
     Yes(Option<Summary>),
     /// The User claimed it now, with this credential.
     Created(Summary),
@@ -78,35 +78,35 @@ enum Held {
     By((Identifier, Obstacle)),
 }
 
-type Taken = Option<(SourceVersion, Source)>;
+type NewSource = Option<(SourceVersion, Source)>;
 
 /// Claims the username and writes the credential. Both are in one Secret, so this is a single write.
 async fn hold_username(
     user: &User,
     (identifier, step): (Identifier, Step),
-    residence: &Residence,
-    taken: Taken,
+    location: &CredentialLocation,
+    new_source: NewSource,
     ctx: &Context,
 ) -> Result<Held, Error> {
-    let moved = rename::take_leave(user, residence, ctx).await?;
+    let moved = rename::close_predecessor(user, location, ctx).await?;
     match step {
         Step::Concede(other) => return Ok(Held::By((identifier, other))),
         Step::Keep => {
-            if taken.is_none() && moved.is_none() && *residence != Residence::Closed {
+            if new_source.is_none() && moved.is_none() && *location != CredentialLocation::Closed {
                 return Ok(Held::Yes(None));
             }
             let secret = own(user, &identifier.secret_name(), ctx).await?;
-            return update_credential(secret, moved, taken, ctx).await;
+            return update_credential(secret, moved, new_source, ctx).await;
         }
         Step::TakeOver(claim) => take_over(&identifier, &claim, ctx).await?,
         Step::Claim => {}
     }
-    let credential = with_taken(moved.clone().unwrap_or_default(), taken.as_ref(), ctx).await?;
+    let credential = with_source(moved.clone().unwrap_or_default(), new_source.as_ref(), ctx).await?;
     match claim(user, &identifier, &credential, ctx).await? {
         Claimed::Fresh => Ok(Held::Created(credential.summary())),
         Claimed::By(other) => Ok(Held::By((identifier, other))),
         // The index did not have it yet, for example after a restart.
-        Claimed::Before(secret) => update_credential(*secret, moved, taken, ctx).await,
+        Claimed::Before(secret) => update_credential(*secret, moved, new_source, ctx).await,
     }
 }
 
@@ -124,9 +124,9 @@ async fn hold_email(
     }
     Ok(match claim(user, &identifier, &Credential::default(), ctx).await? {
         Claimed::Fresh => None,
-        // The index finds it by its label.
+        // Restores the label by which the index finds the Secret.
         Claimed::Before(mut secret) => {
-            record::open_as(&mut secret, IdentifierKind::Email);
+            record::reopen_as(&mut secret, IdentifierKind::Email);
             replace(&secret, ctx).await?;
             None
         }
@@ -197,35 +197,35 @@ async fn take_over(identifier: &Identifier, gone: &Claim, ctx: &Context) -> Resu
 async fn update_credential(
     mut secret: Secret,
     moved: Option<Credential>,
-    taken: Taken,
+    new_source: NewSource,
     ctx: &Context,
 ) -> Result<Held, Error> {
-    let is_home = Claim::read(&secret.metadata).is_some_and(|claim| claim.is_home());
+    let holds_credential = Claim::read(&secret.metadata).is_some_and(|claim| claim.holds_credential());
     let before = record::read_credential(&secret).map_err(Error::Corrupt)?;
     // An open Secret already contains the moved credential.
-    let moved = moved.filter(|_| !is_home).unwrap_or_else(|| before.clone());
-    let after = with_taken(moved, taken.as_ref(), ctx).await?;
-    if before != after || !is_home {
+    let moved = moved.filter(|_| !holds_credential).unwrap_or_else(|| before.clone());
+    let after = with_source(moved, new_source.as_ref(), ctx).await?;
+    if before != after || !holds_credential {
         record::write_credential(&mut secret, &after);
-        record::open_as(&mut secret, IdentifierKind::Username);
+        record::reopen_as(&mut secret, IdentifierKind::Username);
         replace(&secret, ctx).await?;
     }
     Ok(Held::Yes(Some(after.summary())))
 }
 
-async fn with_taken(
+async fn with_source(
     before: Credential,
-    taken: Option<&(SourceVersion, Source)>,
+    new_source: Option<&(SourceVersion, Source)>,
     ctx: &Context,
 ) -> Result<Credential, Error> {
-    match taken {
-        Some((version, source)) => take_in(before, version, source, (&ctx.pool, &ctx.password_policy)).await,
+    match new_source {
+        Some((version, source)) => apply_source(before, version, source, (&ctx.pool, &ctx.password_policy)).await,
         None => Ok(before),
     }
 }
 
 /// Returns the credential after the password Secret is applied. The same content again changes nothing.
-async fn take_in(
+async fn apply_source(
     before: Credential,
     version: &SourceVersion,
     source: &Source,

@@ -13,7 +13,7 @@ use kube::api::PartialObjectMeta;
 use kube::runtime::watcher::{Config as WatchConfig, Event, watcher};
 use kube::{Api, Client};
 use roster_api::{OWNER_LABEL, PASSWORD_SECRET_TYPE, User};
-use roster_credentials::record::IDENTIFIER_LABEL;
+use roster_credentials::record::{Claim, IDENTIFIER_LABEL};
 use roster_runtime::informers::Informers;
 use roster_runtime::informers::failures::WatchFailures;
 use roster_runtime::informers::follow::follow;
@@ -95,7 +95,10 @@ impl Cache {
         let identities: Api<PartialObjectMeta<Secret>> = Api::namespaced(client.clone(), namespace);
         let claims = watcher(identities, WatchConfig::default().labels(IDENTIFIER_LABEL));
         let (cache, ready, failures) = begin();
-        let apply = move |event| cache.note(|index| index.claim_event(event));
+        let apply = move |event| {
+            cache.note_credential(&event);
+            cache.note(|index| index.claim_event(event));
+        };
         watches.spawn(follow("claims", claims, apply, ready, failures));
 
         if self.source_namespaces.is_empty() {
@@ -125,6 +128,15 @@ impl Cache {
     fn note(&self, change: impl FnOnce(&mut Index) -> Vec<String>) {
         let affected = change(&mut self.index());
         self.informers.queue_users(affected);
+    }
+
+    /// Tells those who keep a session open that the User's credential has changed.
+    fn note_credential(&self, event: &Event<PartialObjectMeta<Secret>>) {
+        if let Event::InitApply(secret) | Event::Apply(secret) | Event::Delete(secret) = event
+            && let Some(claim) = Claim::read(&secret.metadata).filter(|claim| claim.is_username)
+        {
+            self.informers.credential_changes.note(&claim.owner_uid);
+        }
     }
 
     /// Locks the index. Never hold the lock across an await.

@@ -98,7 +98,7 @@ pub(super) enum Error {
     Dereference(#[source] kube::Error),
     #[error("claiming names and writing the credential")]
     Apply(#[source] kube::Error),
-    #[error("reading the credential: delete the Secret to start over, without second factor and API keys")]
+    #[error("reading the credential: delete the Secret to reset it; the second factor and API keys will be lost")]
     Corrupt(#[source] Corrupt),
     #[error("writing the User's finalizers")]
     Finalize(#[source] kube::Error),

@@ -27,7 +27,7 @@ pub(super) struct Observed {
     /// Name and UID of identity Secrets that the User holds but no longer needs.
     pub(super) surplus: Vec<(String, String)>,
     /// Location of the credential.
-    pub(super) residence: Residence,
+    pub(super) location: CredentialLocation,
     /// Name of the username's identity Secret, if it seems to be immutable.
     pub(super) immutable: Option<String>,
     /// State of the password Secret.
@@ -41,7 +41,7 @@ pub(super) struct Observed {
 /// Holder of an identifier.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(super) enum Holder {
-    /// Nobody holds it.
+    /// No identity Secret exists for it.
     Nobody,
     /// The User itself. Contains the UID of the identity Secret.
     Me(String),
@@ -62,13 +62,13 @@ pub(super) enum Obstacle {
 
 /// Location of the credential. It moves when the User is renamed.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub(super) enum Residence {
+pub(super) enum CredentialLocation {
     /// In the Secret of the username, or not created yet.
-    Home,
+    Current,
     /// In the Secret of the username. The Secret of an earlier username still exists.
     Moved(Predecessor),
     /// In the Secret of an earlier username.
-    Away(Predecessor),
+    Earlier(Predecessor),
     /// In the Secret of the username, which is closed: a rename was reverted, or its label was changed.
     Closed,
 }
@@ -107,7 +107,7 @@ pub(super) struct Problem {
 }
 
 pub(super) async fn dereference(user: &User, ctx: &Context) -> Result<Observed, Error> {
-    let Known { mut claims, surplus, residence, immutable, credential, namespaces } = look_up(user, ctx);
+    let Known { mut claims, surplus, location, immutable, credential, namespaces } = look_up(user, ctx);
     for (_, holder) in &mut claims {
         if let Holder::Gone(claim) = holder {
             // The index may not have a User that was just created. Only kube-apiserver knows.
@@ -136,7 +136,7 @@ pub(super) async fn dereference(user: &User, ctx: &Context) -> Result<Observed, 
         None => Observation::NothingNew,
     };
     let credential = credential.map(|claim| claim.summary).unwrap_or_default();
-    Ok(Observed { claims, surplus, residence, immutable, source, credential, namespaces })
+    Ok(Observed { claims, surplus, location, immutable, source, credential, namespaces })
 }
 
 fn is_free(holder: &Holder) -> bool {
@@ -161,7 +161,7 @@ fn native_naming(username: &str, ctx: &Context) -> Option<String> {
 struct Known {
     claims: Vec<(Identifier, Holder)>,
     surplus: Vec<(String, String)>,
-    residence: Residence,
+    location: CredentialLocation,
     immutable: Option<String>,
     credential: Option<Claim>,
     namespaces: Vec<String>,
@@ -187,16 +187,16 @@ fn look_up(user: &User, ctx: &Context) -> Known {
         wanted.push((identifier, holder));
     }
     let is_wanted = |secret: &String| wanted.iter().any(|(identifier, _)| identifier.secret_name() == *secret);
-    let (residence, credential) = locate(&wanted[0].0.secret_name(), &uid, &index, is_wanted);
+    let (location, credential) = locate(&wanted[0].0.secret_name(), &uid, &index, is_wanted);
     let username = wanted[0].0.secret_name();
     let is_immutable = index.claim(&username).is_some_and(|claim| claim.owner_uid == uid && claim.may_be_immutable);
     let immutable = is_immutable.then_some(username);
     let is_surplus = |secret: &&String| {
-        let is_kept = match &residence {
-            Residence::Moved(from) => from.secret == **secret,
+        let is_kept = match &location {
+            CredentialLocation::Moved(from) => from.secret == **secret,
             // Secrets that may contain the credential are kept until it has moved.
-            Residence::Away(_) => index.claim(secret).is_some_and(|claim| claim.is_username),
-            Residence::Home | Residence::Closed => false,
+            CredentialLocation::Earlier(_) => index.claim(secret).is_some_and(|claim| claim.is_username),
+            CredentialLocation::Current | CredentialLocation::Closed => false,
         };
         !is_kept && !is_wanted(secret)
     };
@@ -206,7 +206,7 @@ fn look_up(user: &User, ctx: &Context) -> Known {
         .filter_map(|secret| Some((secret.clone(), index.claim(secret)?.uid.clone())))
         .collect();
     let namespaces = index.namespaces_of(&name).cloned().collect();
-    Known { claims: wanted, surplus, residence, immutable, credential, namespaces }
+    Known { claims: wanted, surplus, location, immutable, credential, namespaces }
 }
 
 /// Orders Secrets of earlier usernames: an open one is the latest, otherwise the one that was closed last.
@@ -220,12 +220,12 @@ fn locate(
     uid: &str,
     index: &Index,
     is_wanted: impl Fn(&String) -> bool,
-) -> (Residence, Option<Claim>) {
+) -> (CredentialLocation, Option<Claim>) {
     let held = index.held_by(uid).filter_map(|secret| Some((secret, index.claim(secret)?)));
-    let (mut home, mut earlier) = (None, None);
+    let (mut current, mut earlier) = (None, None);
     for (secret, claim) in held {
         if secret == username {
-            home = Some(claim);
+            current = Some(claim);
         } else if claim.is_username && earlier.is_none_or(|(_, known): (_, &Claim)| recency(claim) > recency(known)) {
             earlier = Some((secret, claim));
         }
@@ -235,11 +235,13 @@ fn locate(
         uid: claim.uid.clone(),
         is_email: is_wanted(secret),
     });
-    match (home, predecessor) {
-        (Some(home), Some(from)) if home.is_home() => (Residence::Moved(from), Some(home.clone())),
-        (_, Some(from)) => (Residence::Away(from), earlier.map(|(_, claim)| claim.clone())),
-        (Some(home), None) if !home.is_home() => (Residence::Closed, Some(home.clone())),
-        (home, None) => (Residence::Home, home.cloned()),
+    match (current, predecessor) {
+        (Some(current), Some(from)) if current.holds_credential() => {
+            (CredentialLocation::Moved(from), Some(current.clone()))
+        }
+        (_, Some(from)) => (CredentialLocation::Earlier(from), earlier.map(|(_, claim)| claim.clone())),
+        (Some(current), None) if !current.holds_credential() => (CredentialLocation::Closed, Some(current.clone())),
+        (current, None) => (CredentialLocation::Current, current.cloned()),
     }
 }
 
@@ -280,7 +282,7 @@ async fn observe_source(
     })
 }
 
-/// The problem of a Secret in a namespace that is not configured.
+/// Returns the problem of a Secret in a namespace that is not configured.
 fn out_of_bounds(reference: &PasswordSecretRef, allowed: &BTreeSet<String>) -> Problem {
     let named: Vec<&str> = allowed.iter().take(MAX_LISTED).map(String::as_str).collect();
     let more = if allowed.len() > MAX_LISTED { ", …" } else { "" };
@@ -324,7 +326,7 @@ async fn read_source(client: &Client, reference: &PasswordSecretRef) -> kube::Re
     Ok(Err(missing(reference, has_namespace, is_forbidden)))
 }
 
-/// Why there is no Secret to read.
+/// Returns the reason why the Secret can't be read.
 fn missing(reference: &PasswordSecretRef, has_namespace: bool, is_forbidden: bool) -> Problem {
     let (reason, message) = if !has_namespace {
         (
@@ -392,33 +394,33 @@ mod tests {
 
     /// All states in which a crash during a rename can leave the Secrets.
     #[rstest]
-    #[case::never_renamed(Some(("username", false)), None, "home")]
-    #[case::new(None, None, "home")]
-    #[case::begun(None, Some(("username", false)), "away")]
-    #[case::closed(None, Some(("username", true)), "away")]
+    #[case::never_renamed(Some(("username", false)), None, "current")]
+    #[case::new(None, None, "current")]
+    #[case::begun(None, Some(("username", false)), "earlier")]
+    #[case::closed(None, Some(("username", true)), "earlier")]
     #[case::carried_over(Some(("username", false)), Some(("username", true)), "moved")]
     #[case::taken_back(Some(("username", true)), None, "closed")]
-    #[case::taken_back_later(Some(("username", true)), Some(("username", false)), "away")]
+    #[case::taken_back_later(Some(("username", true)), Some(("username", false)), "earlier")]
     #[case::relabelled(Some(("email", false)), None, "closed")]
-    #[case::replaced(None, Some(("username", true)), "away")]
-    #[case::into_an_own_address(Some(("email", false)), Some(("username", true)), "away")]
-    #[case::an_address_beside(Some(("username", false)), Some(("email", false)), "home")]
+    #[case::replaced(None, Some(("username", true)), "earlier")]
+    #[case::into_an_own_address(Some(("email", false)), Some(("username", true)), "earlier")]
+    #[case::an_address_beside(Some(("username", false)), Some(("email", false)), "current")]
     fn the_credential_is_found_after_an_interrupted_rename(
         #[case] new: Found,
         #[case] old: Found,
         #[case] expected: &str,
     ) {
-        let (residence, _) = locate(&"login-new".to_owned(), "u-1", &index(new, old), |_| false);
+        let (location, _) = locate(&"login-new".to_owned(), "u-1", &index(new, old), |_| false);
         let from =
             |from: &Predecessor| assert_eq!((from.secret.as_str(), from.uid.as_str()), ("login-old", "s-login-old"));
-        let found = match &residence {
-            Residence::Home => "home",
-            Residence::Closed => "closed",
-            Residence::Away(predecessor) => {
+        let found = match &location {
+            CredentialLocation::Current => "current",
+            CredentialLocation::Closed => "closed",
+            CredentialLocation::Earlier(predecessor) => {
                 from(predecessor);
-                "away"
+                "earlier"
             }
-            Residence::Moved(predecessor) => {
+            CredentialLocation::Moved(predecessor) => {
                 from(predecessor);
                 "moved"
             }
@@ -451,13 +453,14 @@ mod tests {
         )
     }
 
-    /// Answers to the Secret, the Namespace and, where the first was 403, to the Secret once more.
+    /// Responses to the request for the Secret, to that for the Namespace and, if the first was 403, to a second
+    /// request for the Secret.
     #[rstest]
     #[case::found(&[200], None)]
     #[case::missing(&[404, 200], Some("SecretNotFound"))]
     #[case::without_a_namespace(&[404, 404], Some("NamespaceNotFound"))]
     #[case::without_a_namespace_and_its_role(&[403, 404], Some("NamespaceNotFound"))]
-    #[case::without_a_right(&[403, 200, 403], Some("SecretNotReadable"))]
+    #[case::without_permission(&[403, 200, 403], Some("SecretNotReadable"))]
     #[case::missing_while_the_api_server_starts(&[403, 200, 404], Some("SecretNotFound"))]
     #[case::found_while_the_api_server_starts(&[403, 200, 200], None)]
     #[tokio::test]

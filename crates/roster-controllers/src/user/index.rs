@@ -24,8 +24,9 @@ pub(super) struct Index {
     held: HashMap<String, BTreeSet<String>>,
     /// Highest resourceVersion that the watch of identity Secrets has delivered. Older writes must not change the index.
     claims_seen: u64,
-    /// Names of Users that wait for an identity Secret that another User holds, and the reverse.
+    /// Names of Users that wait for an identity Secret that another User holds.
     waiting: HashMap<String, BTreeSet<String>>,
+    /// Names of the identity Secrets that a User waits for, by name of the User.
     waits_for: HashMap<String, BTreeSet<String>>,
     sources: HashMap<PasswordSecretRef, SourceVersion>,
     /// Names of the Users that refer to a password Secret.

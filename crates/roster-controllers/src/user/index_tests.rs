@@ -73,7 +73,7 @@ fn a_recreated_user_is_a_different_user() {
     index.user_event(&Event::Apply(user("jane", "u-1", None)));
     index.claim_event(Event::Apply(claim("login-x", "c-1", 5, "jane", "u-1")));
     index.wait_for("login-x", "john");
-    // The watch may tell of the new one without having told of the deletion.
+    // The watch may deliver the new User without the deletion of the old one.
     assert_eq!(index.user_event(&Event::Apply(user("jane", "u-2", None))), ["john"]);
     assert!(!index.is_alive("jane", "u-1") && index.is_alive("jane", "u-2"));
 }
@@ -153,7 +153,7 @@ fn a_relist_removes_what_was_deleted_while_the_watch_was_down() {
 }
 
 proptest! {
-    /// Whatever the order of events, the index by owner says the same as the claims themselves.
+    /// For any order of events, the index by owner agrees with the claims themselves.
     #[test]
     fn both_directions_of_the_claims_agree(events in prop::collection::vec((0..4_u8, 0..3_u8, 1..40_u64, 0..5_u8), 0..120)) {
         let mut index = Index::default();
@@ -193,13 +193,13 @@ fn a_relist_of_one_namespace_keeps_those_of_another() {
     for event in [Event::Init, Event::InitApply(elsewhere("pw")), Event::InitDone] {
         index.source_event(Some("team-b"), event);
     }
-    // Two lists at the same time.
+    // Two relists at the same time.
     index.source_event(Some("team-a"), Event::Init);
     index.source_event(Some("team-b"), Event::Init);
     index.source_event(Some("team-a"), Event::InitApply(source("pw", "1")));
     index.source_event(Some("team-a"), Event::InitDone);
     assert!(index.source(&key("team-a", "pw")).is_some());
-    assert!(index.source(&key("team-b", "pw")).is_some(), "its own list is not complete");
+    assert!(index.source(&key("team-b", "pw")).is_some(), "the relist of its own namespace is not complete");
     index.source_event(Some("team-b"), Event::InitDone);
     assert!(index.source(&key("team-a", "pw")).is_some());
     assert!(index.source(&key("team-b", "pw")).is_none());

@@ -117,14 +117,14 @@ async fn reconcile_unbounded(user: &User, ctx: &Context) -> Result<Action, Error
 /// status with outdated groups would have to be written again.
 fn groups_of(user: &User, ctx: &Context) -> (Vec<String>, BTreeMap<String, Pending>) {
     let directory = ctx.informers.directory();
-    let groups = directory.memberships.would_belong(&user.name_any(), user.labels(), &user.spec.groups);
-    let pending = directory.memberships.would_wait(user.labels(), &user.spec.groups, &groups);
+    let groups = directory.memberships.groups_of_version(&user.name_any(), user.labels(), &user.spec.groups);
+    let pending = directory.memberships.pending_of_version(user.labels(), &user.spec.groups, &groups);
     (groups.into_iter().collect(), pending)
 }
 
 fn retry_after(user: &User, error: &Error, ctx: &Context) -> Duration {
     let failed = ctx.backoff.failed(&user.name_any());
-    // Scheduled changes of the state happen in time, whatever failed.
+    // Scheduled changes of the state must happen on time, whatever failed.
     let wait = status::next_change(user, &[], Timestamp::now()).map_or(failed, |change| change.min(failed));
     ctx.written.forget(&user.name_any());
     // Conflicts are expected: the watch will deliver the newer object.

@@ -5,7 +5,7 @@ use roster_credentials::credential::{SourceVersion, Summary};
 use roster_credentials::record::Claim;
 use roster_credentials::source::Source;
 
-use super::dereference::{Holder, Observation, Observed, Obstacle, Problem, Residence};
+use super::dereference::{CredentialLocation, Holder, Observation, Observed, Obstacle, Problem};
 
 /// Planned changes for a User.
 #[derive(Debug)]
@@ -17,7 +17,7 @@ pub(super) struct Plan {
     /// Name and UID of identity Secrets to delete.
     pub(super) release: Vec<(String, String)>,
     /// Location of the credential. If it is elsewhere, it moves to the Secret of the username.
-    pub(super) residence: Residence,
+    pub(super) location: CredentialLocation,
     /// Change of the credential.
     pub(super) credential: CredentialStep,
     /// Summary of the credential before the changes.
@@ -29,7 +29,7 @@ pub(super) struct Plan {
 pub(super) enum Step {
     /// The User holds it already.
     Keep,
-    /// Nobody holds it: claim it.
+    /// No identity Secret exists for it: claim it.
     Claim,
     /// A User that no longer exists holds it: take it over.
     TakeOver(Claim),
@@ -43,14 +43,14 @@ pub(super) enum CredentialStep {
     /// No change.
     Keep,
     /// Report the problem and keep the last valid credential.
-    Complain(Problem),
+    Report(Problem),
     /// Store the content of the password Secret.
-    TakeIn(SourceVersion, Source),
+    Store(SourceVersion, Source),
 }
 
-/// Plans the changes. `is_leaving`: the User is being deleted. It keeps what it has but claims nothing more.
-pub(super) fn plan(observed: Observed, is_leaving: bool) -> Plan {
-    let step = |holder| if is_leaving { Step::Keep } else { step(holder) };
+/// Plans the changes. `is_being_deleted`: the User is being deleted. It keeps what it has but claims nothing more.
+pub(super) fn plan(observed: Observed, is_being_deleted: bool) -> Plan {
+    let step = |holder| if is_being_deleted { Step::Keep } else { step(holder) };
     let mut release = observed.surplus;
     let (wanted, holders): (Vec<_>, Vec<_>) = observed.claims.into_iter().unzip();
     let has_name = !matches!(holders[0], Holder::Other(_));
@@ -66,10 +66,12 @@ pub(super) fn plan(observed: Observed, is_leaving: bool) -> Plan {
         emails: if has_name { claims.collect() } else { Vec::new() },
         release,
         // The credential moves only if the User has the new username.
-        residence: if has_name && !is_leaving { observed.residence } else { Residence::Home },
+        location: if has_name && !is_being_deleted { observed.location } else { CredentialLocation::Current },
         credential: match observed.source {
-            Observation::Problem(problem) => CredentialStep::Complain(problem),
-            Observation::New(version, source) if has_name && !is_leaving => CredentialStep::TakeIn(version, source),
+            Observation::Problem(problem) => CredentialStep::Report(problem),
+            Observation::New(version, source) if has_name && !is_being_deleted => {
+                CredentialStep::Store(version, source)
+            }
             Observation::New(..) | Observation::NothingNew => CredentialStep::Keep,
         },
         summary: observed.credential,
@@ -102,7 +104,7 @@ mod tests {
             ],
             immutable: None,
             surplus: vec![("login-old".into(), "s-1".into())],
-            residence: Residence::Away(Predecessor {
+            location: CredentialLocation::Earlier(Predecessor {
                 secret: "login-former".into(),
                 uid: "s-0".into(),
                 is_email: false,
@@ -125,9 +127,9 @@ mod tests {
     fn free_names_are_claimed_and_the_password_is_stored() {
         let plan = plan(observed(Holder::Nobody, Holder::Nobody), false);
         assert_eq!((plan.username.1, &plan.emails[0].1), (Step::Claim, &Step::Claim));
-        assert!(matches!(plan.credential, CredentialStep::TakeIn(..)));
+        assert!(matches!(plan.credential, CredentialStep::Store(..)));
         assert_eq!(plan.release.len(), 1);
-        assert!(matches!(plan.residence, Residence::Away(_)), "the credential moves");
+        assert!(matches!(plan.location, CredentialLocation::Earlier(_)), "the credential moves");
     }
 
     #[test]
@@ -135,8 +137,8 @@ mod tests {
         let plan = plan(observed(Holder::Other(Obstacle::User), Holder::Me("s-2".into())), false);
         assert_eq!(plan.username.1, Step::Concede(Obstacle::User));
         assert!(plan.emails.is_empty());
-        assert_eq!(plan.residence, Residence::Home, "the credential stays where it is");
-        assert!(plan.release.iter().any(|(_, uid)| uid == "s-2"), "an address that it holds is given up");
+        assert_eq!(plan.location, CredentialLocation::Current, "the credential stays where it is");
+        assert!(plan.release.iter().any(|(_, uid)| uid == "s-2"), "an email that it holds is released");
         assert!(matches!(plan.credential, CredentialStep::Keep), "no credential without a name to log in with");
     }
 
@@ -151,6 +153,6 @@ mod tests {
     fn an_email_conflict_affects_only_the_email() {
         let plan = plan(observed(Holder::Me("s-1".into()), Holder::Other(Obstacle::User)), false);
         assert_eq!((plan.username.1, &plan.emails[0].1), (Step::Keep, &Step::Concede(Obstacle::User)));
-        assert!(matches!(plan.credential, CredentialStep::TakeIn(..)));
+        assert!(matches!(plan.credential, CredentialStep::Store(..)));
     }
 }

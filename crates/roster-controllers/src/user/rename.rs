@@ -1,7 +1,7 @@
 //! Moves the credential of a renamed User from the Secret of the earlier username to that of the new one.
 //!
 //! ```text
-//!  1 close the earlier one ─▶ 2 claim the new one, with the credential ─▶ 3 give the earlier one up
+//!  1 close the earlier one ─▶ 2 claim the new one, with the credential ─▶ 3 release the earlier one
 //! ```
 //!
 //! Once the earlier Secret is closed, no replica changes the credential in it, even if its watches lag. So the latest
@@ -14,14 +14,18 @@ use roster_credentials::credential::Credential;
 use roster_credentials::record::{self, Claim};
 
 use super::context::{Context, Error};
-use super::dereference::{Predecessor, Residence};
+use super::dereference::{CredentialLocation, Predecessor};
 use super::identity_secret::{own, release, replace};
 
 /// Closes the Secret of the earlier username and returns its credential, if the credential must move.
-pub(super) async fn take_leave(user: &User, residence: &Residence, ctx: &Context) -> Result<Option<Credential>, Error> {
-    let Residence::Away(from) = residence else { return Ok(None) };
+pub(super) async fn close_predecessor(
+    user: &User,
+    location: &CredentialLocation,
+    ctx: &Context,
+) -> Result<Option<Credential>, Error> {
+    let CredentialLocation::Earlier(from) = location else { return Ok(None) };
     let mut secret = own(user, &from.secret, ctx).await?;
-    if Claim::read(&secret.metadata).is_some_and(|claim| claim.is_home()) {
+    if Claim::read(&secret.metadata).is_some_and(|claim| claim.holds_credential()) {
         record::close(&mut secret);
         secret = replace(&secret, ctx).await?;
     }
@@ -29,12 +33,12 @@ pub(super) async fn take_leave(user: &User, residence: &Residence, ctx: &Context
 }
 
 /// Releases the Secret of the earlier username, after its credential has moved.
-pub(super) async fn retire(user: &User, from: &Predecessor, ctx: &Context) -> Result<(), Error> {
+pub(super) async fn release_predecessor(user: &User, from: &Predecessor, ctx: &Context) -> Result<(), Error> {
     if !from.is_email {
         return release(&from.secret, &from.uid, ctx).await;
     }
     let mut secret = own(user, &from.secret, ctx).await?;
     record::write_credential(&mut secret, &Credential::default());
-    record::open_as(&mut secret, IdentifierKind::Email);
+    record::reopen_as(&mut secret, IdentifierKind::Email);
     replace(&secret, ctx).await.map(drop)
 }

@@ -122,7 +122,7 @@ fn within_limits(quota: &OwnerQuota) -> Option<DesiredCondition> {
     Some(DesiredCondition { kind: QUOTA_WITHIN_LIMITS, status: is_within, reason, message })
 }
 
-/// Returns the condition of a User in whose namespaces nothing can be created, because nobody counts.
+/// Returns the condition of a User in whose namespaces nothing can be created, because usage is not counted.
 fn unenforced(quota: &OwnerQuota) -> Option<DesiredCondition> {
     let names = &quota.unenforced;
     (!names.is_empty()).then(|| DesiredCondition {
@@ -216,7 +216,7 @@ pub(super) fn credential_edges(applied: &Applied, max_age: Option<Duration>) -> 
 
 /// Returns the time until the next scheduled change of the status.
 pub(super) fn next_change(user: &User, edges: &[Timestamp], now: Timestamp) -> Option<Duration> {
-    let validity = user.spec.validity.as_ref().and_then(|validity| validity.next_edge(now));
+    let validity = user.spec.validity.as_ref().and_then(|validity| validity.next_transition(now));
     let ahead = account_expiry(user).and_then(|at| at.checked_sub(EXPIRY_NOTICE).ok());
     let edges = validity.into_iter().chain(ahead).chain(edges.iter().copied());
     let edge = edges.filter(|edge| *edge > now).min()?;
@@ -332,7 +332,7 @@ fn administrator_bound(outcome: Result<(), &'static str>) -> DesiredCondition {
         Err(USER_INACTIVE) => (false, USER_INACTIVE, "the user is not active, so it has no bindings"),
         Err(ROLE_NOT_FOUND) => (false, ROLE_NOT_FOUND, "the installation's administrator ClusterRole does not exist"),
         Err(NAME_TAKEN) => {
-            (false, NAME_TAKEN, "a native binding that Roster did not create has the name that it would use")
+            (false, NAME_TAKEN, "a native binding that Roster did not create has the name that Roster would use")
         }
         Err(reason) => (false, reason, "writing the ClusterRoleBinding failed and will be retried"),
     };

@@ -89,7 +89,7 @@ fn a_lockout_is_reported_until_it_ends_and_changes_no_state() {
     let condition = find(&seen.conditions, LOCKED_OUT).unwrap();
     assert_eq!((condition.status.as_str(), condition.reason.as_str()), ("True", "TooManyFailedLogins"));
     assert!(condition.message.contains(&at(130).to_string()), "{}", condition.message);
-    assert_eq!(find(&seen.conditions, READY).unwrap().status, "True", "it is as it was declared");
+    assert_eq!(find(&seen.conditions, READY).unwrap().status, "True", "a lockout is not a failure");
     let over = status(&User { status: Some(seen), ..jane.clone() }, &applied, StatusInput::default(), at(130));
     assert_eq!((over.state, over.locked_until), (Some(State::Active), None));
     assert!(find(&over.conditions, LOCKED_OUT).is_none());
@@ -110,7 +110,7 @@ fn a_lost_credential_is_reported_until_it_is_replaced() {
     assert_eq!(reason(&seen, STALLED), Some(CREDENTIAL_LOST.into()));
     jane.status = Some(seen);
     let later = status(&jane, &empty, StatusInput::default(), at(10));
-    assert_eq!(reason(&later, CREDENTIAL_READY), Some(CREDENTIAL_LOST.into()), "it is not forgotten");
+    assert_eq!(reason(&later, CREDENTIAL_READY), Some(CREDENTIAL_LOST.into()), "the loss stays reported");
     let seen = status(&jane, &applied(), StatusInput::default(), at(11));
     assert_eq!(reason(&seen, CREDENTIAL_READY), Some("PasswordSet".into()));
     jane.status = Some(seen);
@@ -275,7 +275,7 @@ fn expirations_within_a_week_are_announced_and_scheduled() {
     };
     assert_eq!(condition(30 * DAY, None, 22 * DAY), None);
     assert_eq!(condition(30 * DAY, None, 23 * DAY).as_deref(), Some(ACCOUNT_EXPIRING));
-    assert_eq!(condition(30 * DAY, None, 30 * DAY), None, "it has ended");
+    assert_eq!(condition(30 * DAY, None, 30 * DAY), None, "the user has expired already");
     assert_eq!(condition(30 * DAY, Some(25 * DAY), 23 * DAY).as_deref(), Some(PASSWORD_EXPIRING), "the earlier one");
     let edges = credential_edges(&applied(), Some(Duration::from_secs(10 * 86_400)));
     assert_eq!(edges, [at(5 + 3 * DAY), at(5 + 10 * DAY)]);

@@ -1,5 +1,5 @@
-//! Index of Roster's own RoleBindings and the namespaces that they reach, by everything that can change their
-//! compilation.
+//! Index of Roster's own RoleBindings and the namespaces that they apply to, by everything that can change how they
+//! compile.
 
 use std::collections::{BTreeSet, HashMap};
 
@@ -9,7 +9,7 @@ use kube::{Resource, ResourceExt};
 use roster_api::role_binding::{RoleRef, Subject, SubjectKind};
 use roster_api::{DOMAIN_LABEL, LOCKED_BY_ANNOTATION, RoleBinding, Validity};
 
-use super::labels::{Labels, Matcher};
+use super::labels::{Effect, LabelChange, Labels, Matcher};
 use super::names::NamesBy;
 
 /// Scope of a binding.
@@ -52,7 +52,7 @@ impl Binding {
         self.subjects.iter().filter(|subject| subject.kind == SubjectKind::Group).map(|group| &group.name)
     }
 
-    /// Reads a RoleBinding. A scope with nothing to apply, which the schema rejects, reaches nothing.
+    /// Reads a RoleBinding. An invalid scope, which the schema rejects, applies nowhere.
     pub fn of(binding: &RoleBinding) -> Self {
         let spec = &binding.spec;
         let scope =
@@ -293,9 +293,9 @@ impl Bindings {
         }
     }
 
-    /// Returns the bindings whose selector matches these labels.
-    pub fn selecting(&self, labels: &Labels) -> BTreeSet<String> {
-        self.matcher.selectors_of(labels)
+    /// Returns the bindings of whose `namespaceSelector` a change of a Namespace's labels affects a condition.
+    pub fn affected(&self, change: &LabelChange<'_>, counts: Effect) -> BTreeSet<String> {
+        self.matcher.affected(change, counts)
     }
 
     /// Returns whether the Namespace exists.

@@ -38,7 +38,7 @@ pub struct CompactUser {
 }
 
 impl CompactUser {
-    /// Builds it from a User.
+    /// Builds the compact form of a User.
     pub fn of(user: &User) -> Self {
         let (username, status) = (user.username(), user.status.as_ref());
         // After a rename, the status refers to the former username for a moment.
@@ -63,13 +63,13 @@ impl CompactUser {
         }
     }
 
-    /// Returns whether bindings of this User are in force. A lockout after failed logins does not matter here:
-    /// otherwise anyone who can reach the login could end a person's sessions and bindings.
+    /// Returns whether bindings of this User are in force. A lockout after failed logins does not matter here.
+    /// Otherwise, anyone who can reach the login could end the User's sessions and suspend its bindings.
     pub fn is_active(&self, now: Timestamp) -> bool {
         self.holds_username() && !self.is_deleted && self.state == DesiredState::Active && self.validity.contains(now)
     }
 
-    /// Returns whether it holds a folded identifier, which other Users may claim as well.
+    /// Returns whether the User holds a folded identifier. Other Users may want it as well.
     pub fn holds(&self, identifier: &str) -> bool {
         if self.identifiers.first().is_some_and(|username| username == identifier) {
             return self.holds_username();
@@ -77,13 +77,14 @@ impl CompactUser {
         self.claimed == Claimed::Everything && self.identifiers.iter().any(|own| own == identifier)
     }
 
-    /// Returns whether the username is held according to the status. Until then, it may belong to another User.
+    /// Returns whether the User holds its username according to its status. Until then, the username may belong to
+    /// another User.
     pub fn holds_username(&self) -> bool {
         self.claimed != Claimed::Nothing
     }
 
-    /// Returns when the clock alone changes [`CompactUser::is_active`] next.
-    pub fn next_edge(&self, now: Timestamp) -> Option<Timestamp> {
-        self.validity.next_edge(now)
+    /// Returns the next instant at which the passing of time alone changes [`CompactUser::is_active`].
+    pub fn next_transition(&self, now: Timestamp) -> Option<Timestamp> {
+        self.validity.next_transition(now)
     }
 }

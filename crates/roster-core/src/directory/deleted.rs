@@ -11,19 +11,19 @@ use super::tombstones::{StoredLabels, Tombstone};
 use super::{Affected, Directory};
 
 impl Directory {
-    /// Returns the tombstone of a User that is being removed, if it declared anything worth protecting.
+    /// Returns the tombstone of a User that is being removed, if it declared anything that needs protection.
     pub(super) fn tombstone_of(&self, name: &str, now: Timestamp) -> Option<Tombstone> {
         let person = self.users.get(name)?;
         let groups = self.memberships.declared_by(name);
         let labels = StoredLabels::of(self.memberships.labels_of(name));
         let emails: BTreeSet<String> = person.identifiers.iter().skip(1).cloned().collect();
-        // Any label counts: a selector that asks for it may belong to a Group that is deleted now and restored later.
-        let is_worth_it = person.is_admin
+        // Any label counts: a selector that matches it may belong to a Group that is deleted now and restored later.
+        let needs_protection = person.is_admin
             || !groups.is_empty()
             || person.username != name
             || !labels.is_empty()
             || !emails.is_empty() && self.is_named(name, &person.username);
-        is_worth_it.then(|| Tombstone {
+        needs_protection.then(|| Tombstone {
             user: name.to_owned(),
             uid: person.uid.clone(),
             username: person.username.clone(),
@@ -37,7 +37,7 @@ impl Directory {
         })
     }
 
-    /// Returns the groups that the User of a tombstone would belong to if it came back, like
+    /// Returns the groups that the User of a tombstone could belong to if it were restored, like
     /// [`Memberships::would_claim`].
     ///
     /// [`Memberships::would_claim`]: super::membership::Memberships::would_claim
@@ -53,8 +53,8 @@ impl Directory {
         }
     }
 
-    /// Updates which deleted Groups among these and below them hold a role. Call it after changing what names these
-    /// groups or what they are nested in.
+    /// Updates which deleted Groups hold a role, among these groups and the groups nested in them. Call this after
+    /// changing the bindings that name these groups, or what they are nested in.
     pub(super) fn update_deleted_groups(&mut self, groups: &BTreeSet<String>) {
         let deleted = self.memberships.deleted_groups_among(groups);
         let holding = self.memberships.holding(&deleted, |group| self.is_bound(group));
@@ -63,7 +63,7 @@ impl Directory {
         }
     }
 
-    /// Returns whether a binding names the group, regardless of validity.
+    /// Returns whether a native binding or a RoleBinding of Roster names the group, regardless of validity.
     fn is_bound(&self, group: &str) -> bool {
         let subject = Subject { kind: SubjectKind::Group, name: group.to_owned() };
         self.has_binding(&Holder::Group(group.to_owned()), &subject)

@@ -1,4 +1,4 @@
-//! Look-ups in the directory.
+//! Lookups in the directory.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -29,7 +29,7 @@ impl Directory {
         self.users.by_username(username)
     }
 
-    /// Returns the names of the Users that hold or claim this folded identifier.
+    /// Returns the names of the Users that hold or want this folded identifier.
     pub fn claimants(&self, identifier: &str) -> impl Iterator<Item = &str> {
         self.users.claiming(identifier)
     }
@@ -49,10 +49,11 @@ impl Directory {
         self.users.by_uid(uid)
     }
 
-    /// Returns the names of the Users that a key stands for: by UID, name, or a username or email. An identifier that
-    /// several Users claim, none of whom is known to hold it, stands for none of them.
+    /// Returns the names of the Users that a key may refer to: by UID, name, username or email. An identifier that
+    /// several Users want and none is known to hold refers to none of them.
     ///
-    /// Nearly always one name at most. Several if the name of one User is the username or the UID of another.
+    /// There is nearly always at most one name. There are several if the name of one User is the username or the UID of
+    /// another.
     pub fn users_by_key(&self, key: &str) -> SmallVec<[&str; 1]> {
         let folded = claim::fold(key);
         let holder = self.claimants(&folded).find(|name| self.user(name).is_some_and(|person| person.holds(&folded)));
@@ -81,8 +82,8 @@ impl Directory {
         self.users.by_uid(uid).is_some() || self.bindings.by_uid(uid).is_some()
     }
 
-    /// Returns the roles that the group holds by itself or through a group that it is nested in: by native bindings
-    /// that name it, or that were made for a RoleBinding that does.
+    /// Returns the roles that the group holds directly or through a group that it is nested in: from native bindings
+    /// that name the group, or that belong to a RoleBinding of Roster that names it.
     pub fn roles_of_group(&self, group: &str) -> BTreeSet<&RoleRef> {
         let mut roles = BTreeSet::new();
         for name in self.memberships.ancestors_of(group) {
@@ -120,7 +121,7 @@ mod tests {
     use roster_api::user::UserStatus;
     use roster_api::{User, UserSpec};
 
-    /// A User that holds its username and email, unless it is a newcomer.
+    /// Builds a User that holds its username and email if `is_holder`, or that has no status yet.
     fn user(name: &str, username: &str, is_holder: bool) -> User {
         let (username, email) = (Some(username.to_owned()), Some(format!("{name}@example.com")));
         let mut user = User::new(name, UserSpec { username: username.clone(), email, ..UserSpec::default() });
@@ -132,7 +133,7 @@ mod tests {
     }
 
     #[test]
-    fn case_c7_a_key_stands_for_every_user_that_it_names() {
+    fn case_c7_a_key_refers_to_every_user_that_it_identifies() {
         let mut directory = Directory::default();
         for user in [
             user("alice", "bob", true),
@@ -153,7 +154,7 @@ mod tests {
             ("carol", &["uid-alice"]),
             ("dave", &["dave"]),
             ("nobody", &[]),
-            // Nobody is known to hold it yet.
+            // No User is known to hold it yet.
             ("shared", &[]),
             ("bob", &["alice", "bob"]),
             ("uid-alice", &["alice", "uid-alice"]),

@@ -5,13 +5,13 @@
 //!         ▲ spec.groups, members, memberSelector, memberships
 //! ```
 //!
-//! What a User declares about itself (`spec.groups`, its labels) counts only in Groups that accept it. Otherwise a
-//! caller that may write Users could put one into a group before anybody knows what that group will hold.
+//! What a User declares about itself (`spec.groups`, its labels) counts only in Groups that accept it. Otherwise, a
+//! caller that may write Users could add one to a group before it is known which roles the group will hold.
 //!
 //! For each group and user, the graph counts the ways in which the user belongs to the group: one for a direct
 //! membership, and one for each child group that the user belongs to. A count that leaves or reaches zero propagates to
-//! the parents. Counting requires an acyclic graph, so every edge inside a cycle is cut. The result must not depend on
-//! which of two racing writes came first, and cutting all edges grants less.
+//! the parents. Counting requires an acyclic graph, so every edge inside a cycle is cut. Cutting all of them grants
+//! less than cutting one, and the result does not depend on which of two racing writes came first.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
@@ -54,7 +54,7 @@ impl MembershipSource {
     /// Bits of the sources controlled by writers of the Group.
     const BY_GROUP: u8 = Self::Members as u8 | Self::Membership as u8;
 
-    /// Path of the field that declares it.
+    /// Returns the path of the field that declares the membership.
     pub const fn field(self) -> &'static str {
         match self {
             Self::User => "User.spec.groups",
@@ -129,8 +129,8 @@ pub struct Memberships {
     matcher: Matcher<Id, Id>,
     /// Selectors of deleted Groups.
     deleted: DeletedSelectors,
-    /// Next instant at which the clock alone changes each membership.
-    edges: Timeline<(Id, Id)>,
+    /// Next instant at which the passing of time alone changes each time-bound membership: group and user.
+    transitions: Timeline<(Id, Id)>,
     changed_users: BTreeSet<Id>,
     changed_groups: BTreeSet<Id>,
 }
@@ -184,7 +184,7 @@ impl Memberships {
         if exists {
             self.deleted.forget(name);
         } else if let Some(selector) = self.matcher.selector(&group) {
-            self.deleted.keep(name, selector.clone(), now);
+            self.deleted.keep(name, selector, now);
         }
         let declared = declared.unwrap_or_default();
         self.set_acceptance(group, declared.accepts_declared);
@@ -242,7 +242,7 @@ impl Memberships {
     /// Advances the clock.
     pub fn advance(&mut self, now: Timestamp) -> MembershipChanges {
         self.deleted.expire(now);
-        for (group, user) in self.edges.take_due(now) {
+        for (group, user) in self.transitions.take_due(now) {
             let validity = self.groups.get(group).timed[&user].clone();
             self.add_timed(group, user, validity, now);
         }
@@ -250,8 +250,8 @@ impl Memberships {
     }
 
     /// Returns when [`Memberships::advance`] has something to do next.
-    pub fn next_edge(&self) -> Option<Timestamp> {
-        [self.edges.next(), self.deleted.next_edge()].into_iter().flatten().min()
+    pub fn next_transition(&self) -> Option<Timestamp> {
+        [self.transitions.next(), self.deleted.next_transition()].into_iter().flatten().min()
     }
 
     fn set_members(&mut self, group: Id, users: &BTreeSet<String>) -> BTreeSet<Id> {
@@ -288,13 +288,13 @@ impl Memberships {
 
     fn add_timed(&mut self, group: Id, user: Id, validity: Validity, now: Timestamp) {
         self.set_source(group, user, MembershipSource::Membership, validity.contains(now));
-        self.edges.set((group, user), validity.next_edge(now));
+        self.transitions.set((group, user), validity.next_transition(now));
         self.groups.get_mut(group).timed.insert(user, validity);
         self.users.get_mut(user).timed.insert(group);
     }
 
     fn remove_timed(&mut self, group: Id, user: Id) {
-        self.edges.set((group, user), None);
+        self.transitions.set((group, user), None);
         self.groups.get_mut(group).timed.remove(&user);
         self.users.get_mut(user).timed.remove(group);
     }
@@ -410,8 +410,8 @@ impl Memberships {
         }
     }
 
-    /// Recomputes the cycles that an edge of `group` can have changed: the cycle that it was in, and groups both below
-    /// and above it. Returns these groups.
+    /// Recomputes the cycles that a changed edge of `group` can affect: among the groups of its previous cycle, and
+    /// those that are both below and above it. Returns these groups.
     fn recompute_cycles(&mut self, group: Id) -> BTreeSet<Id> {
         let mut region = self.groups.get(group).cycle.as_deref().cloned().unwrap_or_default();
         let below = self.transitive(group, |node| &node.children);

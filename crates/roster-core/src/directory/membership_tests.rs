@@ -64,7 +64,7 @@ fn nested_groups_and_groups_that_are_created_later() {
 }
 
 #[test]
-fn declared_memberships_wait_for_the_groups_consent() {
+fn declared_memberships_wait_until_the_group_accepts_them() {
     let mut graph = Memberships::default();
     user(&mut graph, "eve", &["admins"]);
     user(&mut graph, "jane", &["admins"]);
@@ -74,11 +74,15 @@ fn declared_memberships_wait_for_the_groups_consent() {
     let selector = Some(Selector::from(Expression::Exists("team".into())));
     let declared = DeclaredMembers { selector, ..closed(&["jane"], &[]) };
     let changes = graph.set_group("admins", Some(declared.clone()), at(0));
-    assert_eq!(changes.users, strings(&["eve", "jane", "mallory"]), "users that wait for the group are marked");
+    assert_eq!(changes.users, strings(&["eve", "jane", "mallory"]), "users that wait to be accepted are reported");
     assert_eq!(graph.members_of("admins").collect::<Vec<_>>(), ["jane"]);
     assert_eq!((waiting(&graph, "admins"), graph.waiting_count("admins")), (vec!["eve".into(), "mallory".into()], 2));
-    assert!(graph.would_belong("mallory", &labels, &["admins".into()]).is_empty());
-    assert_eq!(graph.would_claim("mallory", &labels, &[]), strings(&["admins"]), "the guard is not so trusting");
+    assert!(graph.groups_of_version("mallory", &labels, &["admins".into()]).is_empty());
+    assert_eq!(
+        graph.would_claim("mallory", &labels, &[]),
+        strings(&["admins"]),
+        "the guard counts groups that have not accepted the user"
+    );
     assert_eq!(graph.path("eve", "admins"), None);
     assert_eq!(graph.path("jane", "admins").unwrap().sources, [MembershipSource::Members]);
 
@@ -141,19 +145,19 @@ fn timed_memberships_begin_and_end_by_the_clock() {
     let validity = Validity { not_before: Some(Time(at(10))), not_after: Some(Time(at(20))) };
     let declared = DeclaredMembers { timed: [("jane".to_owned(), validity)].into(), ..DeclaredMembers::default() };
     graph.set_group("oncall", Some(declared), at(0));
-    assert_eq!((graph.is_member("jane", "oncall"), graph.next_edge()), (false, Some(at(10))));
+    assert_eq!((graph.is_member("jane", "oncall"), graph.next_transition()), (false, Some(at(10))));
     assert_eq!(graph.advance(at(9)), MembershipChanges::default());
     assert_eq!(graph.would_claim("jane", &Labels::new(), &[]), strings(&["oncall"]));
     assert_eq!(graph.advance(at(10)).users, strings(&["jane"]));
-    assert_eq!((graph.is_member("jane", "oncall"), graph.next_edge()), (true, Some(at(20))));
+    assert_eq!((graph.is_member("jane", "oncall"), graph.next_transition()), (true, Some(at(20))));
     assert_eq!(graph.advance(at(25)).users, strings(&["jane"]));
-    assert_eq!((graph.is_member("jane", "oncall"), graph.next_edge()), (false, None));
+    assert_eq!((graph.is_member("jane", "oncall"), graph.next_transition()), (false, None));
     graph.set_user("jane", None);
     graph.set_group("oncall", None, at(30));
     assert!(graph.users.is_empty() && graph.groups.is_empty());
 }
 
-/// The declarations; computes effective membership from scratch.
+/// Naive model: keeps the declarations, and computes effective membership from scratch.
 #[derive(Debug, Default)]
 struct Naive {
     users: BTreeMap<String, (Labels, Vec<String>)>,
@@ -295,8 +299,8 @@ proptest! {
                 let was = pending.insert(user.clone(), waits.clone()).unwrap_or_default();
                 prop_assert!(was == waits || changes.users.contains(&user) || edited.as_ref() == Some(&user));
                 if let Some((labels, groups)) = naive.users.get(&user) {
-                    let would = graph.would_belong(&user, labels, groups);
-                    prop_assert_eq!(&graph.would_wait(labels, groups, &would), &waits);
+                    let would = graph.groups_of_version(&user, labels, groups);
+                    prop_assert_eq!(&graph.pending_of_version(labels, groups, &would), &waits);
                     prop_assert_eq!(&would.into_iter().collect::<Vec<_>>(), &expected);
                 }
                 known.insert(user, found);
@@ -311,10 +315,10 @@ proptest! {
                 prop_assert_eq!(waiting(&graph, &group), expected);
                 if let Some(declared) = naive.groups.get(&group) {
                     let claiming = (0..5).map(u).filter(|user| graph.claims(user).contains(&group));
-                    let mut judged = graph.would_have(declared);
-                    judged.extend(graph.claimants(&group).map(str::to_owned));
+                    let mut checked = graph.would_have(declared);
+                    checked.extend(graph.claimants(&group).map(str::to_owned));
                     for user in claiming {
-                        prop_assert!(judged.contains(&user), "{user} claims {group}, of whom its writer is not asked");
+                        prop_assert!(checked.contains(&user), "{user} claims {group}, but the guard does not check it");
                     }
                 }
             }
@@ -323,6 +327,6 @@ proptest! {
             graph.set_user(&u(id), None);
             graph.set_group(&g(id), None, at(naive.now));
         }
-        prop_assert!(graph.users.is_empty() && graph.groups.is_empty() && graph.edges.next().is_none());
+        prop_assert!(graph.users.is_empty() && graph.groups.is_empty() && graph.transitions.next().is_none());
     }
 }

@@ -1,7 +1,8 @@
 //! In-memory index of everything that authorization depends on: users, groups, bindings, namespaces and native RBAC.
 //!
-//! Fed by watches, on every replica. Every function is synchronous and pure. Functions that apply a change return the
-//! objects it affects ([`Affected`]), found by look-up and never by a scan.
+//! Every replica keeps one up to date from watches. All functions are synchronous and have no side effects outside the
+//! index. Functions that apply a change return the objects that it affects ([`Affected`]). These are found by index
+//! lookups, never by a scan.
 //!
 //! ```text
 //!  User ─▶ users ──┐
@@ -12,6 +13,7 @@
 //! ```
 
 pub mod bindings;
+pub mod callers;
 pub mod compact_user;
 mod deleted;
 pub mod entries;
@@ -26,6 +28,7 @@ pub mod owner_quota;
 pub mod quotas;
 mod timeline;
 pub mod tombstones;
+pub(crate) mod tracking;
 mod user_table;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -45,7 +48,7 @@ use compact_user::CompactUser;
 use labels::Labels;
 use membership::{DeclaredMembers, MembershipChanges, Memberships};
 use native::{Holder, Native, NativeKey, Natives};
-use quotas::{NOBODY, Quotas};
+use quotas::{Quotas, UNOWNED};
 use timeline::Timeline;
 use tombstones::Tombstones;
 use user_table::UserTable;
@@ -53,7 +56,7 @@ use user_table::UserTable;
 /// Objects affected by a change, by `metadata.name`.
 #[derive(Debug, Default, Eq, PartialEq)]
 pub struct Affected {
-    /// Users whose status, or whose administrator binding, may have to change.
+    /// Users whose status or administrator binding may have to change.
     pub users: BTreeSet<String>,
     /// Groups whose status may have to change.
     pub groups: BTreeSet<String>,
@@ -84,7 +87,7 @@ pub struct RoleKey {
 }
 
 #[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
-enum Edge {
+enum Transition {
     User(String),
     Binding(String),
 }
@@ -92,7 +95,7 @@ enum Edge {
 /// The in-memory index. See the [module documentation](self).
 #[derive(Debug, Default)]
 pub struct Directory {
-    /// Whether Group subjects compile to their member users, so that bindings depend on memberships.
+    /// Whether Group subjects compile to their members. If so, bindings depend on memberships.
     expand_groups: bool,
     users: UserTable,
     administrators: BTreeSet<String>,
@@ -110,7 +113,8 @@ pub struct Directory {
     pub quotas: Quotas,
     /// Tombstones: deleted Users whose names are protected.
     pub tombstones: Tombstones,
-    edges: Timeline<Edge>,
+    /// Next instant at which the passing of time alone changes a User or RoleBinding.
+    transitions: Timeline<Transition>,
 }
 
 impl Directory {
@@ -132,8 +136,8 @@ impl Directory {
         affected.add_memberships(self.memberships.set_user(&name, Some((labels, &user.spec.groups))));
         let before = self.users.get(&name);
         if before != Some(&person) {
-            // Skipped if nothing changed: an edge that is due but not yet processed by the clock would be lost.
-            self.edges.set(Edge::User(name.clone()), person.next_edge(now));
+            // Skipped if nothing changed, because a due transition that the clock has not processed yet would be lost.
+            self.transitions.set(Transition::User(name.clone()), person.next_transition(now));
             let is_new = before.is_none();
             let uid_before = before.map(|person| person.uid.clone());
             if person.is_admin {
@@ -146,7 +150,7 @@ impl Directory {
                 affected.groups.extend(self.memberships.naming_user(&name).map(str::to_owned));
             }
             self.note_orphans(uid_before.as_ref(), &mut affected);
-            self.person_changed(&name, &mut affected);
+            self.user_changed(&name, &mut affected);
         }
         if self.quotas.set_user(&name, limits::declared(user.spec.quota.as_ref())) || !was_known {
             affected.users.insert(name.clone());
@@ -163,12 +167,12 @@ impl Directory {
             self.tombstones.note_deletion(tombstone);
             affected.tombstones.insert(name.to_owned());
         }
-        self.person_changed(name, &mut affected);
+        self.user_changed(name, &mut affected);
         self.quotas.set_user(name, Amounts::new());
         affected.owners.insert(name.to_owned());
         affected.groups.extend(self.memberships.naming_user(name).map(str::to_owned));
         affected.add_memberships(self.memberships.set_user(name, None));
-        self.edges.set(Edge::User(name.to_owned()), None);
+        self.transitions.set(Transition::User(name.to_owned()), None);
         self.administrators.remove(name);
         let uid = self.users.remove(name).map(|person| person.uid);
         self.note_orphans(uid.as_ref(), &mut affected);
@@ -177,7 +181,7 @@ impl Directory {
     }
 
     /// Adds what a change to the User itself (name, state, flags) affects.
-    fn person_changed(&self, name: &str, affected: &mut Affected) {
+    fn user_changed(&self, name: &str, affected: &mut Affected) {
         affected.users.insert(name.to_owned());
         let subject = Subject { kind: SubjectKind::User, name: name.to_owned() };
         affected.bindings.extend(self.bindings.of_subject(&subject).map(|binding| binding.name.clone()));
@@ -240,14 +244,14 @@ impl Directory {
         &mut self,
         name: &str,
         declared: Option<DeclaredMembers>,
-        came_or_went: bool,
+        existence_changed: bool,
         now: Timestamp,
     ) -> Affected {
         let mut affected = Affected::default();
         affected.groups.insert(name.to_owned());
         let (below, cycle) = (self.memberships.descendants_of(name), self.cycle_of(name));
         affected.add_memberships(self.memberships.set_group(name, declared, now));
-        // Groups nested in this one hold its roles.
+        // Groups that are nested in this one hold its roles.
         let moved: BTreeSet<String> =
             below.symmetric_difference(&self.memberships.descendants_of(name)).cloned().collect();
         self.update_deleted_groups(&moved.iter().cloned().chain([name.to_owned()]).collect());
@@ -258,7 +262,7 @@ impl Directory {
                 affected.groups.extend(self.memberships.descendants_of(group));
             }
         }
-        if came_or_went {
+        if existence_changed {
             affected.bindings.extend(self.bindings_of_group(name));
             affected.groups.extend(self.memberships.naming_group(name).map(str::to_owned));
         }
@@ -277,14 +281,14 @@ impl Directory {
         if self.bindings.get(&name) == Some(&binding) {
             return Affected { bindings: [name].into(), ..Affected::default() };
         }
-        self.edges.set(Edge::Binding(name.clone()), binding.validity.next_edge(now));
+        self.transitions.set(Transition::Binding(name.clone()), binding.validity.next_transition(now));
         let before = self.bindings.set(binding);
         self.binding_changed(&name, before.as_ref())
     }
 
     /// Removes a RoleBinding of Roster.
     pub fn remove_binding(&mut self, name: &str) -> Affected {
-        self.edges.set(Edge::Binding(name.to_owned()), None);
+        self.transitions.set(Transition::Binding(name.to_owned()), None);
         let before = self.bindings.remove(name);
         self.binding_changed(name, before.as_ref())
     }
@@ -300,8 +304,8 @@ impl Directory {
             }
         }
         // A delegated role cannot be delegated further, so delegations by the holders may start or cease to apply.
-        let is_trust = |binding: Option<&Binding>| binding.is_some_and(|binding| binding.delegated_by.is_some());
-        if is_trust(before) != is_trust(now) {
+        let is_delegated = |binding: Option<&Binding>| binding.is_some_and(|binding| binding.delegated_by.is_some());
+        if is_delegated(before) != is_delegated(now) {
             let uids: BTreeSet<&String> = before.into_iter().chain(now).map(|binding| &binding.uid).collect();
             for native in uids.into_iter().flat_map(|uid| self.natives.owned_by(uid)) {
                 native.holders.iter().for_each(|holder| self.holder_changed(holder, &mut affected));
@@ -325,7 +329,7 @@ impl Directory {
         let bindings = self.bindings.set_namespace(name, state);
         owners.extend(self.owner_of(name).map(str::to_owned));
         if self.owner_of(name).is_none() && self.quotas.allotment(name).is_some() {
-            owners.insert(NOBODY.to_owned());
+            owners.insert(UNOWNED.to_owned());
         }
         Affected { bindings, owners, ..Affected::default() }
     }
@@ -335,11 +339,11 @@ impl Directory {
         if !self.quotas.set_allotment(namespace, allotment) {
             return Affected::default();
         }
-        let owner = self.owner_of(namespace).unwrap_or(NOBODY).to_owned();
+        let owner = self.owner_of(namespace).unwrap_or(UNOWNED).to_owned();
         Affected { owners: [owner].into(), ..Affected::default() }
     }
 
-    /// Sets a LimitRange and the defaults that Roster recorded on it; `None` if it was deleted.
+    /// Sets a LimitRange and the defaults that it provides, or that Roster recorded on it; `None` if it was deleted.
     pub fn set_limit_range(&mut self, namespace: &str, name: &str, defaults: Option<String>) -> Affected {
         self.quotas.set_limit_range(namespace, name, defaults);
         Affected { owners: self.owner_of(namespace).map(str::to_owned).into_iter().collect(), ..Affected::default() }
@@ -348,7 +352,7 @@ impl Directory {
     /// Sets the rules of a native role; `None` if it was deleted.
     pub fn set_role(&mut self, key: RoleKey, rules: Option<Arc<[PolicyRule]>>) -> Affected {
         let bindings = self.bindings.of_role(&key.role).cloned().collect();
-        // Which ClusterRole the administrator flag binds is not known here, and administrators are few.
+        // The directory does not know which ClusterRole the administrator flag binds. Administrators are few.
         let users = if key.namespace.is_none() { self.administrators.clone() } else { BTreeSet::new() };
         let exists = rules.is_some();
         let existed = match rules {
@@ -363,7 +367,7 @@ impl Directory {
 
     /// Adds or updates a native binding.
     pub fn set_native(&mut self, native: Native) -> Affected {
-        // Own writes are recorded at once; the watch may still deliver an earlier state.
+        // This replica records its own writes at once, so the watch may deliver an earlier state afterwards.
         let is_known = |known: &Native| {
             *known == native || known.uid == native.uid && known.resource_version > native.resource_version
         };
@@ -375,7 +379,7 @@ impl Directory {
         self.native_changed(&key, before.as_ref())
     }
 
-    /// Removes a native binding. If `uid` is given, a new binding of the same name is left alone.
+    /// Removes a native binding. If `uid` is given, a recreated binding of the same name is kept.
     pub fn remove_native(&mut self, key: &NativeKey, uid: Option<&str>) -> Affected {
         if self.natives.get(key).is_none_or(|native| uid.is_some_and(|uid| native.uid != uid)) {
             return Affected::default();
@@ -424,7 +428,7 @@ impl Directory {
             Holder::User(username) => {
                 for user in self.users.by_username(username) {
                     delegated(user);
-                    // The User may have been waiting for the username to be free of rights.
+                    // The User may have been waiting until native bindings no longer name the username.
                     if !self.holds_username(user) {
                         affected.users.insert(user.to_owned());
                     }
@@ -447,17 +451,17 @@ impl Directory {
         self.tombstones.advance(now);
         let mut affected = Affected::default();
         affected.add_memberships(self.memberships.advance(now));
-        for edge in self.edges.take_due(now) {
-            match &edge {
-                Edge::User(name) => {
-                    self.person_changed(name, &mut affected);
-                    let next = self.users.get(name).and_then(|person| person.next_edge(now));
-                    self.edges.set(edge, next);
+        for transition in self.transitions.take_due(now) {
+            match &transition {
+                Transition::User(name) => {
+                    self.user_changed(name, &mut affected);
+                    let next = self.users.get(name).and_then(|person| person.next_transition(now));
+                    self.transitions.set(transition, next);
                 }
-                Edge::Binding(name) => {
+                Transition::Binding(name) => {
                     affected.bindings.insert(name.clone());
-                    let next = self.bindings.get(name).and_then(|binding| binding.validity.next_edge(now));
-                    self.edges.set(edge, next);
+                    let next = self.bindings.get(name).and_then(|binding| binding.validity.next_transition(now));
+                    self.transitions.set(transition, next);
                 }
             }
         }
@@ -466,8 +470,8 @@ impl Directory {
     }
 
     /// Returns when [`Directory::advance`] has something to do next.
-    pub fn next_edge(&self) -> Option<Timestamp> {
-        [self.edges.next(), self.memberships.next_edge()].into_iter().flatten().min()
+    pub fn next_transition(&self) -> Option<Timestamp> {
+        [self.transitions.next(), self.memberships.next_transition()].into_iter().flatten().min()
     }
 }
 
@@ -479,7 +483,7 @@ pub fn declared_members(group: &Group) -> DeclaredMembers {
     DeclaredMembers {
         users: spec.members.iter().cloned().collect(),
         groups: spec.member_groups.iter().cloned().collect(),
-        // The schema rejects selectors that do not convert. One that does not convert matches nobody.
+        // The schema rejects selectors that do not convert. One that does not convert matches no User.
         selector: spec.member_selector.clone().and_then(|selector| selector.try_into().ok()),
         timed,
         accepts_declared: spec.accept_declared_members,

@@ -5,7 +5,7 @@ use std::collections::hash_map::Entry;
 use std::collections::{BTreeSet, HashMap};
 use std::hash::Hash;
 
-/// Sorted names. Most keys have a single one, and a set would be large for that.
+/// Sorted names. Most keys have a single name, for which a set would take too much memory.
 #[derive(Debug)]
 enum Names {
     One(String),

@@ -1,5 +1,5 @@
-//! Index of native RBAC bindings, made by Roster or not: who holds which role where, and which bindings belong to a
-//! given User or RoleBinding of Roster.
+//! Index of native RBAC bindings, whether or not Roster created them: who holds which role in which scope, and which
+//! bindings belong to a given User or RoleBinding of Roster.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
@@ -12,7 +12,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use roster_api::role_binding::{RoleKind, RoleRef};
 use roster_api::{API_GROUP, FIELD_MANAGER, OWNER_UID_LABEL};
 
-/// Subject of a native binding. ServiceAccounts are not people and are left out.
+/// Subject of a native binding: a user or a group. ServiceAccounts are not tracked.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub enum Holder<T = String> {
     /// A user, by username.
@@ -115,10 +115,10 @@ pub struct Native {
     pub holders: BTreeSet<Holder>,
     /// Whether it has other or malformed subjects, which Roster's own bindings never have.
     pub has_others: bool,
-    /// UID of the owning User or RoleBinding of Roster. Empty if Roster made the binding and both marks were removed.
-    /// `None` if Roster did not make it.
+    /// UID of the owning User or RoleBinding of Roster. Empty if Roster created the binding but both marks (label and
+    /// owner reference) were removed. `None` if Roster did not create it.
     pub owner: Option<String>,
-    /// Whether the label and the owner reference are as Roster writes them.
+    /// Whether both marks, the owner label and the owner reference, are as Roster writes them.
     pub is_marked: bool,
 }
 
@@ -150,8 +150,9 @@ impl Native {
             .filter(|reference| reference.api_version.split('/').next() == Some(API_GROUP))
             .map(|reference| &reference.uid)
             .collect::<Vec<_>>();
-        // Either mark identifies a binding of Roster, so that a removed mark is restored. A binding under another name
-        // was made by somebody else, to be deleted with its owner.
+        // Either mark is enough to identify a binding of Roster, so that the other one is restored if it was removed. A
+        // binding with another kind of name was created by another client, which uses the owner reference to have it
+        // deleted with its owner.
         let name = metadata.name.as_deref().unwrap_or_default();
         let is_own_name = binding_of(name).is_some() || administrator_of(name).is_some();
         let owner = labelled.or(referred.first().copied()).cloned();
@@ -179,7 +180,7 @@ pub fn key(metadata: &ObjectMeta) -> NativeKey {
     NativeKey { namespace: metadata.namespace.clone(), name: metadata.name.clone().unwrap_or_default() }
 }
 
-/// Returns whether Roster has applied the object, even if its marks were removed since.
+/// Returns whether Roster has applied the object, even if its marks have been removed since.
 fn applied_by_roster(metadata: &ObjectMeta) -> bool {
     let entries = metadata.managed_fields.iter().flatten();
     entries
@@ -198,7 +199,7 @@ fn holder(subject: &rbac::Subject) -> Option<Holder> {
     }
 }
 
-/// Grants of a holder, with the bindings that give each.
+/// Grants of a holder, each with the native bindings that give it.
 type Grants = BTreeMap<Grant, BTreeSet<NativeKey>>;
 
 /// All native bindings.
@@ -265,7 +266,7 @@ impl Natives {
         self.all.get(key)
     }
 
-    /// Returns all bindings from a key on, in key order: ClusterRoleBindings first.
+    /// Returns all bindings from a key on, in key order. ClusterRoleBindings come first.
     pub fn from<'a>(&'a self, key: &NativeKey) -> impl Iterator<Item = &'a Native> + use<'a> {
         self.all.range(key..).map(|(_, native)| native)
     }
@@ -285,7 +286,7 @@ impl Natives {
         self.all.keys()
     }
 
-    /// Returns the bindings made for the User or RoleBinding with that UID.
+    /// Returns the bindings that belong to the User or RoleBinding with that UID.
     pub fn owned_by(&self, uid: &str) -> impl Iterator<Item = &Native> {
         self.by_owner.get(uid).into_iter().flatten().filter_map(|key| self.all.get(key))
     }
@@ -410,7 +411,7 @@ mod tests {
         }
         assert_eq!(read("{}").owner, None);
         let bare = r#"{"name": "roster:n", "managedFields": [{"manager": "roster", "operation": "Apply"}]}"#;
-        assert_eq!(read(bare).owner.as_deref(), Some(""), "without marks, but made by Roster");
+        assert_eq!(read(bare).owner.as_deref(), Some(""), "without marks, but applied by Roster");
         let other = read(&format!(r#"{{"name": "hers", "ownerReferences": {reference}}}"#));
         assert_eq!(other.owner, None, "created by another client, to be deleted with its owner");
     }

@@ -10,23 +10,23 @@ use smallvec::SmallVec;
 /// Id of a node. It may be reused once the node is removed.
 pub(super) type Id = u32;
 
-/// A small sorted set of ids. There are many of them, and a tree would be large for so few entries.
+/// A small sorted set of ids. There are many such sets, and a tree would take too much memory for so few entries.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Ids(SmallVec<[Id; 4]>);
 
 impl Ids {
     /// Adds an id.
     pub(super) fn insert(&mut self, id: Id) {
-        if let Err(place) = self.0.binary_search(&id) {
-            self.0.insert(place, id);
+        if let Err(position) = self.0.binary_search(&id) {
+            self.0.insert(position, id);
         }
     }
 
     /// Removes an id.
     pub(super) fn remove(&mut self, id: Id) {
-        if let Ok(place) = self.0.binary_search(&id) {
-            self.0.remove(place);
-            // Small again, so it fits inline.
+        if let Ok(position) = self.0.binary_search(&id) {
+            self.0.remove(position);
+            // Moves the ids back inline once they fit.
             if self.0.spilled() && self.0.len() <= self.0.inline_size() {
                 self.0.shrink_to_fit();
             }
@@ -108,7 +108,7 @@ impl<T> Nodes<T> {
         &mut self.slots[id as usize].1
     }
 
-    /// Removes a node, to which nothing may refer any longer.
+    /// Removes a node. Nothing may refer to it any longer.
     pub(super) fn remove(&mut self, id: Id) {
         let (name, _) = self.slots.remove(id as usize);
         self.ids.remove(&name);

@@ -1,10 +1,10 @@
-//! Owners of namespaces, their limits and their use.
+//! Owners of namespaces, with their limits and use.
 
 use std::collections::BTreeSet;
 
 use roster_api::OWNER_LABEL;
 
-use super::quotas::NOBODY;
+use super::quotas::UNOWNED;
 use super::{Affected, Directory};
 use crate::quota::amount::{Amount, Amounts, add_all};
 use crate::quota::limits::{NAMESPACES, PODS, RUNNING};
@@ -21,8 +21,8 @@ pub struct OwnerQuota {
 }
 
 impl Directory {
-    /// Returns the limits of a User: its own plus those of each group that it effectively belongs to, added by name.
-    /// Names that are missing are not limited.
+    /// Returns the limits of a User: its own plus those of each group that it effectively belongs to, added up by
+    /// resource name. Resources that are missing are not limited.
     pub fn limits_of(&self, user: &str) -> Amounts {
         let mut limits = self.quotas.users.get(user).cloned().unwrap_or_default();
         if self.quotas.groups.is_empty() {
@@ -47,14 +47,14 @@ impl Directory {
     pub fn owners_among(&self, affected: &Affected) -> BTreeSet<String> {
         let members = affected.users.iter().filter(|_| !self.quotas.groups.is_empty());
         let all = affected.owners.iter().chain(members).filter(|user| !self.owned_by(user).is_empty());
-        let emptied = affected.owners.iter().filter(|user| *user == NOBODY || self.users.get(user).is_some());
+        let emptied = affected.owners.iter().filter(|user| *user == UNOWNED || self.users.get(user).is_some());
         all.chain(emptied).cloned().collect()
     }
 
-    /// Returns all owners of namespaces, whether or not such a User exists, and [`NOBODY`].
+    /// Returns all owners of namespaces, whether or not these Users exist, and [`UNOWNED`].
     pub fn owners(&self) -> BTreeSet<String> {
         let owners = self.bindings.namespaces().filter_map(|namespace| self.owner_of(namespace)).map(str::to_owned);
-        owners.chain([NOBODY.to_owned()]).collect()
+        owners.chain([UNOWNED.to_owned()]).collect()
     }
 
     /// Returns the namespaces that this User owns.
@@ -62,7 +62,7 @@ impl Directory {
         self.bindings.labelled(OWNER_LABEL, user)
     }
 
-    /// Returns the name of the User that owns the namespace, whether or not it exists.
+    /// Returns the name of the User that owns the namespace, whether or not that User exists.
     pub fn owner_of(&self, namespace: &str) -> Option<&str> {
         self.bindings.label_of(namespace, OWNER_LABEL).filter(|owner| !owner.is_empty())
     }

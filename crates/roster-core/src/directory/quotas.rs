@@ -1,12 +1,13 @@
 //! Declared limits, and the allotment of each owned namespace.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
-use crate::quota::allotment::Allotment;
+use crate::quota::allotment::{Allotment, NAME};
 use crate::quota::amount::Amounts;
+use crate::quota::defaults::DEFAULTS_START;
 
 /// Placeholder owner of namespaces that have an allotment but no owner.
-pub const NOBODY: &str = "";
+pub const UNOWNED: &str = "";
 
 /// Declared limits and current allotments.
 #[derive(Debug, Default)]
@@ -19,7 +20,8 @@ pub struct Quotas {
     allotments: HashMap<String, Allotment>,
     /// Namespaces whose allotment has not been enforced for a while.
     unenforced: HashSet<String>,
-    /// By namespace and name, with the defaults that Roster has recorded on its own LimitRange.
+    /// LimitRanges by namespace and name, each with the defaults that it provides. For Roster's own LimitRange, these
+    /// are the defaults that Roster has recorded on it.
     limit_ranges: HashMap<String, BTreeMap<String, String>>,
 }
 
@@ -62,7 +64,7 @@ impl Quotas {
         self.unenforced.contains(namespace)
     }
 
-    /// Sets or removes a LimitRange.
+    /// Sets a LimitRange, with the defaults that it provides; `None` removes it.
     pub fn set_limit_range(&mut self, namespace: &str, name: &str, defaults: Option<String>) {
         let ranges = self.limit_ranges.entry(namespace.to_owned()).or_default();
         match defaults {
@@ -74,9 +76,18 @@ impl Quotas {
         }
     }
 
-    /// Returns the LimitRanges of a namespace, each with the defaults that Roster has recorded on it.
-    pub fn limit_ranges_in(&self, namespace: &str) -> impl Iterator<Item = (&String, &String)> {
-        self.limit_ranges.get(namespace).into_iter().flatten()
+    /// Returns the defaults that Roster has recorded on its own LimitRange in a namespace.
+    pub fn own_defaults(&self, namespace: &str) -> Option<&str> {
+        let range = self.limit_ranges.get(namespace)?.get_key_value(NAME)?;
+        is_own(range).then_some(range.1)
+    }
+
+    /// Returns the resources for which LimitRanges of others set defaults in a namespace, in the form of
+    /// [`given_by`](crate::quota::defaults::given_by).
+    pub fn defaults_of_others(&self, namespace: &str) -> BTreeSet<String> {
+        let ranges = self.limit_ranges.get(namespace).into_iter().flatten();
+        let foreign = ranges.filter(|range| !is_own(*range));
+        foreign.flat_map(|(_, given)| given.split(',')).map(str::to_owned).collect()
     }
 
     /// Returns the namespace and name of every LimitRange.
@@ -94,6 +105,10 @@ impl Quotas {
     pub fn allotted(&self) -> impl Iterator<Item = &String> {
         self.allotments.keys()
     }
+}
+
+fn is_own((name, defaults): (&String, &String)) -> bool {
+    name == NAME && defaults.starts_with(DEFAULTS_START)
 }
 
 fn set(limits: &mut HashMap<String, Amounts>, name: &str, after: Amounts) -> bool {

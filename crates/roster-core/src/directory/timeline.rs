@@ -1,4 +1,4 @@
-//! Instants at which the clock alone changes something. Each key has at most one entry: its next instant.
+//! Instants at which the passing of time alone changes something. Each key has at most one: its next instant.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::hash::Hash;

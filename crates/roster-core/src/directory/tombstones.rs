@@ -1,24 +1,29 @@
-//! Tombstones: what deleted Users declared about themselves, so that nobody else can take over their names.
+//! Tombstones: what deleted Users declared about themselves, so that other Users cannot take over their names.
 //!
-//! `spec.groups`, labels that a `memberSelector` matches, `spec.admin`, and a `spec.username` that native bindings name
-//! are deleted with the User, and return when an administrator or a pipeline applies the old manifest again. Somebody
-//! who may bind none of these rights could create a User of that name in between, set a password, and wait. So the
-//! guard counts a deleted User's declarations for [`RETENTION`] as if it still existed. What Groups, RoleBindings and
-//! native bindings say by `metadata.name` needs no tombstone: it is not deleted. But the emails of such a User are, and
-//! applications identify people by them. A User with none of this leaves no tombstone.
+//! `spec.groups`, labels (which a `memberSelector` may match), `spec.admin`, and a `spec.username` (which native
+//! bindings may name) are deleted with the User, and return when an administrator or a pipeline applies the old
+//! manifest again. In between, a caller that may not bind the roles behind them could create a User of that name, set a
+//! password, and wait. The guard therefore counts a deleted User's declarations for [`RETENTION`] as if the User still
+//! existed.
+//!
+//! Groups, RoleBindings and native bindings that refer to the User by `metadata.name` are not deleted with it, so they
+//! need no tombstone. The emails of such a User are deleted, however, and applications identify people by email, so it
+//! leaves one for these. A User with none of this leaves no tombstone.
 //!
 //! ```text
-//!  watch of Users ──▶ note ──┐                 ┌──▶ guard
-//!                            ├──▶ Tombstones ──┤
-//!  watch of Secrets ─▶ set ──┘                 ├──▶ leader: stores them, and removes expired ones
-//!                                              └──▶ followers: store what the leader has not, after `FOLLOWER_DELAY`
+//!  watch of Users ──▶ note_deletion ──┐                 ┌──▶ guard
+//!                                     ├──▶ Tombstones ──┤
+//!  watch of Secrets ──▶ set_stored ───┘                 ├──▶ leader: stores them, and removes expired ones
+//!                                                       └──▶ followers: store what the leader has not stored
+//!                                                            within `FOLLOWER_DELAY`
 //! ```
 //!
-//! Every replica notes a deletion as soon as it observes it, so the guard has no window with neither User nor
-//! tombstone. The Secret is for restarts. The leader writes it at once. A follower writes it if it does not appear
-//! within [`FOLLOWER_DELAY`]: there may be no leader, or the next leader may be a replica that started after the
-//! deletion. A deletion that no replica has seen leaves no tombstone. A finalizer would close that gap, but it costs a
-//! write for each User that names a group, and such a User could not be deleted while no operator runs.
+//! Every replica records a deletion as soon as it observes it, so its guard always sees either the User or the
+//! tombstone. The Secret preserves the tombstone across restarts. The leader writes it at once. A follower writes it if
+//! it does not appear within [`FOLLOWER_DELAY`]: there may be no leader, or the next leader may be a replica that
+//! started after the deletion. A deletion that no replica has seen leaves no tombstone. A finalizer would close that
+//! gap, but would cost a write for each User that names a group, and such a User could not be deleted while no operator
+//! runs.
 
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
@@ -40,7 +45,7 @@ pub const RETENTION: SignedDuration = SignedDuration::from_hours(90 * 24);
 /// How long a follower waits for the leader to store a tombstone.
 pub const FOLLOWER_DELAY: SignedDuration = SignedDuration::from_secs(5);
 
-/// Prefix of the Secrets' names. The policy `roster-credentials` protects it.
+/// Prefix of the Secrets' names. The policy `roster-credentials` protects Secrets with this prefix.
 const PREFIX: &str = "deleted-user-";
 
 /// Key in the Secret's data; the value is the tombstone as JSON.
@@ -54,9 +59,9 @@ pub struct Tombstone {
     pub user: String,
     /// `metadata.uid` of the User.
     pub uid: String,
-    /// Login name.
+    /// `spec.username`, or `metadata.name` without one.
     pub username: String,
-    /// Other login names under which replicas knew the User when it was deleted, because one had not seen a rename yet.
+    /// Other usernames under which replicas knew the User when it was deleted, because one had not seen a rename yet.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub other_usernames: BTreeSet<String>,
     /// Folded email addresses. Applications identify people by them.
@@ -64,7 +69,7 @@ pub struct Tombstone {
     pub emails: BTreeSet<String>,
     /// `spec.admin`.
     pub is_admin: bool,
-    /// Groups that it named or whose selector matched it, whether or not they existed and accepted it. Sorted.
+    /// Groups that the User named or whose selector matched it, whether or not they existed and accepted it. Sorted.
     pub groups: Vec<String>,
     /// Labels of the User: a `memberSelector` that is created or restored later may match them.
     #[serde(default)]
@@ -76,11 +81,12 @@ pub struct Tombstone {
     pub deleted: Timestamp,
 }
 
-/// Maximum bytes of labels, keys and values together, that a tombstone stores. The policy `roster-metadata-size` allows
-/// no more on Users, so only callers that may bind every role, or Users older than that policy, exceed it.
+/// Maximum size of the labels that a tombstone stores: keys and values together, in bytes. The policy
+/// `roster-metadata-size` allows no more on Users, except for callers that may bind every role. Users older than that
+/// policy may also exceed it.
 pub const MAX_LABEL_BYTES: usize = 16 * 1024;
 
-/// Maximum number of deleted Users with the same username or email before others can no longer take it.
+/// Maximum number of deleted Users with the same name, username or email. Beyond it, other Users cannot take it.
 pub const MAX_TOMBSTONES_PER_USERNAME: usize = 32;
 
 /// Labels of a deleted User.
@@ -89,8 +95,8 @@ pub const MAX_TOMBSTONES_PER_USERNAME: usize = 32;
 pub enum StoredLabels {
     /// All labels.
     All(Labels),
-    /// More than [`MAX_LABEL_BYTES`] bytes, or replicas knew different labels. None is stored, and the guard assumes
-    /// that every selector matches them.
+    /// The labels exceed [`MAX_LABEL_BYTES`], or replicas knew different values of a label. No labels are stored, and
+    /// the guard assumes that every selector matches.
     TooLarge,
 }
 
@@ -127,11 +133,11 @@ impl Default for StoredLabels {
 impl Tombstone {
     /// Returns when the tombstone stops protecting the name.
     pub fn expires(&self) -> Timestamp {
-        self.deleted.saturating_add(RETENTION).expect("a duration in hours has no units that saturation rejects")
+        self.deleted.saturating_add(RETENTION).expect("only calendar units are rejected")
     }
 
-    /// Returns what to store in place of `stored`, a tombstone of the same name. `None` if `stored` already contains
-    /// all of this or belongs to a later User of the name.
+    /// Returns the tombstone that must replace `stored`, a tombstone of the same name. `None` if `stored` already
+    /// contains everything in this one or belongs to a later User of the name.
     pub fn replacement_for(&self, stored: &Self) -> Option<Self> {
         if self.uid == stored.uid {
             return Some(stored.clone().merge(self)).filter(|merged| merged != stored);
@@ -139,14 +145,14 @@ impl Tombstone {
         (self.age(stored) != Ordering::Less).then(|| self.clone())
     }
 
-    /// Compares which User of the name came first. Replica clocks may differ, so this uses kube-apiserver's where
-    /// possible.
+    /// Compares which User of the name existed first. Replica clocks may differ, so this compares the times of
+    /// kube-apiserver where possible.
     fn age(&self, other: &Self) -> Ordering {
         let by_creation = self.created.zip(other.created).map_or(Ordering::Equal, |(own, other)| own.cmp(&other));
         by_creation.then(self.deleted.cmp(&other.deleted))
     }
 
-    /// Adds what another replica knew of the same User. Everything that either of them knew counts.
+    /// Adds what another replica knew of the same User. Everything that either replica knew counts.
     fn merge(mut self, other: &Self) -> Self {
         self.is_admin |= other.is_admin;
         self.groups =
@@ -159,7 +165,7 @@ impl Tombstone {
         self
     }
 
-    /// Returns every login name under which it was known, as written.
+    /// Returns all usernames under which replicas knew the User, as written.
     pub fn usernames(&self) -> impl Iterator<Item = &String> {
         self.other_usernames.iter().chain([&self.username])
     }
@@ -168,9 +174,9 @@ impl Tombstone {
     pub fn read(secret: &Secret) -> Option<Self> {
         let text = secret.data.as_ref()?.get(KEY)?;
         let tombstone: Self = serde_json::from_slice(&text.0).ok()?;
-        let is_in_place = secret.annotations().get(USER_ANNOTATION) == Some(&tombstone.user)
+        let is_in_own_secret = secret.annotations().get(USER_ANNOTATION) == Some(&tombstone.user)
             && secret.metadata.name.as_ref() == Some(&Self::secret_name(&tombstone.user));
-        is_in_place.then_some(tombstone)
+        is_in_own_secret.then_some(tombstone)
     }
 
     /// Builds the Secret to store, one per User name. It has no owner, because it outlives the User.
@@ -213,13 +219,10 @@ pub enum TombstoneStep {
 impl TombstoneStep {
     /// Returns what a follower does when the leader would take this step.
     #[must_use]
-    pub fn of_follower(self, now: Timestamp) -> Self {
+    pub fn for_follower(self, now: Timestamp) -> Self {
         match self {
             Self::Store(tombstone) => {
-                let due = tombstone
-                    .deleted
-                    .saturating_add(FOLLOWER_DELAY)
-                    .expect("seconds have no units that saturation rejects");
+                let due = tombstone.deleted.saturating_add(FOLLOWER_DELAY).expect("only calendar units are rejected");
                 if due > now { Self::Wait(due) } else { Self::Store(tombstone) }
             }
             Self::Forget => Self::Forget,
@@ -237,14 +240,16 @@ struct Entry {
     is_ahead: bool,
 }
 
-/// All tombstones. At most one per name is stored. More are known only if several Users of the name were deleted one
-/// after the other.
+/// All tombstones. At most one per name is stored. A name has several only if several Users of that name were deleted
+/// one after another.
 #[derive(Debug, Default)]
 pub struct Tombstones {
     /// Entries by name and UID of the User.
     entries: BTreeMap<(String, String), Entry>,
-    /// Folded name, username or email, then name and UID: a new User may take any of them.
+    /// Folded name, username or email, with the name and UID of the User. A new User may take any of them.
     known_as: BTreeSet<(String, String, String)>,
+    /// UID of the User, with its name.
+    uids: BTreeSet<(String, String)>,
     /// The last instant passed to [`Tombstones::advance`].
     now: Timestamp,
 }
@@ -286,7 +291,7 @@ impl Tombstones {
         self.remove_where(user, |entry| entry.secret.is_none() && entry.tombstone.expires() <= now);
     }
 
-    /// Advances the clock. Expired tombstones no longer count, even if nobody has removed their Secret.
+    /// Advances the clock. Expired tombstones no longer count, even if their Secret still exists.
     pub fn advance(&mut self, now: Timestamp) {
         self.now = now;
     }
@@ -304,11 +309,17 @@ impl Tombstones {
         self.in_force(found.filter_map(|(_, user, uid)| self.entries.get(&(user.clone(), uid.clone()))))
     }
 
-    /// Returns whether more than [`MAX_TOMBSTONES_PER_USERNAME`] tombstones of other Users have this name, username or email. The
-    /// guard checks each of them when somebody takes it, so the number is bounded.
+    /// Returns whether more than [`MAX_TOMBSTONES_PER_USERNAME`] tombstones of other Users have this name, username or
+    /// email. The guard checks each of them when a User takes it, so their number is bounded.
     pub fn is_username_exhausted(&self, name: &str, user: &str) -> bool {
         self.known_as(name).filter(|tombstone| tombstone.user != user).take(MAX_TOMBSTONES_PER_USERNAME + 1).count()
             > MAX_TOMBSTONES_PER_USERNAME
+    }
+
+    /// Returns whether a deleted User had this UID. UIDs are never used again.
+    pub fn has_uid(&self, uid: &str) -> bool {
+        let from = (uid.to_owned(), String::new());
+        self.uids.range(from..).next().is_some_and(|(known, _)| known == uid)
     }
 
     fn in_force<'a>(&self, entries: impl Iterator<Item = &'a Entry>) -> impl Iterator<Item = &'a Tombstone> {
@@ -326,13 +337,13 @@ impl Tombstones {
         self.entries.iter().filter(|(_, entry)| entry.secret.is_some()).map(|((user, _), _)| user.as_str())
     }
 
-    /// Returns what the leader must do about a name. `living` is the UID of the User that has the name now.
-    pub fn next_step(&self, user: &str, living: Option<&str>, now: Timestamp) -> TombstoneStep {
+    /// Returns what the leader must do about a name. `current` is the UID of the User that has the name now.
+    pub fn next_step(&self, user: &str, current: Option<&str>, now: Timestamp) -> TombstoneStep {
         let stored = self.entries_of(user).find(|entry| entry.secret.is_some());
         let remove = |entry: &Entry| entry.secret.clone().map_or(TombstoneStep::Forget, TombstoneStep::Remove);
-        if let Some(living) = living {
+        if let Some(current) = current {
             // Same UID: another leader has seen a deletion that this replica has not seen yet.
-            let is_replaced = |entry: &&Entry| entry.tombstone.uid != living;
+            let is_replaced = |entry: &&Entry| entry.tombstone.uid != current;
             return stored.filter(is_replaced).map_or(TombstoneStep::Nothing, remove);
         }
         let by_age = |one: &&Entry, other: &&Entry| {
@@ -355,6 +366,7 @@ impl Tombstones {
 
     fn insert(&mut self, entry: Entry) {
         self.known_as.extend(keys_of(&entry.tombstone));
+        self.uids.insert((entry.tombstone.uid.clone(), entry.tombstone.user.clone()));
         self.entries.insert((entry.tombstone.user.clone(), entry.tombstone.uid.clone()), entry);
     }
 
@@ -362,10 +374,11 @@ impl Tombstones {
         let removed: Vec<Tombstone> =
             self.entries_of(user).filter(|entry| condition(entry)).map(|entry| entry.tombstone.clone()).collect();
         for tombstone in removed {
-            for way in keys_of(&tombstone) {
-                self.known_as.remove(&way);
+            for key in keys_of(&tombstone) {
+                self.known_as.remove(&key);
             }
-            self.entries.remove(&(tombstone.user, tombstone.uid));
+            self.entries.remove(&(tombstone.user.clone(), tombstone.uid.clone()));
+            self.uids.remove(&(tombstone.uid, tombstone.user));
         }
     }
 }
@@ -373,7 +386,7 @@ impl Tombstones {
 /// Returns the lookup keys of a deleted User, each with its name and UID.
 fn keys_of(tombstone: &Tombstone) -> impl Iterator<Item = (String, String, String)> {
     let Tombstone { user, uid, .. } = tombstone;
-    tombstone.usernames().chain(&tombstone.emails).chain([user]).map(|way| (fold(way), user.clone(), uid.clone()))
+    tombstone.usernames().chain(&tombstone.emails).chain([user]).map(|key| (fold(key), user.clone(), uid.clone()))
 }
 
 #[cfg(test)]

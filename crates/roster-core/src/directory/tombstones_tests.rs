@@ -52,7 +52,7 @@ fn expired_tombstones_do_not_count_on_followers() {
     assert_eq!((tombstones.of("alice").count(), tombstones.known_as("alice").count()), (1, 1));
     tombstones.advance(at(90));
     assert_eq!((tombstones.of("alice").count(), tombstones.known_as("alice").count()), (0, 0));
-    assert_eq!(tombstones.users().count(), 1, "the leader finds it");
+    assert_eq!(tombstones.users().count(), 1, "it is kept until the leader removes it");
 }
 
 #[test]
@@ -64,7 +64,7 @@ fn a_tombstone_is_stored_once_and_removed_on_expiry() {
     assert_eq!(tombstones.next_step("alice", None, at(89)), TombstoneStep::Wait(at(90)));
     assert_eq!(tombstones.next_step("alice", None, at(90)), TombstoneStep::Remove("s-1".to_owned()));
     tombstones.remove_stored("alice", Some("s-2"));
-    assert_eq!(tombstones.of("alice").count(), 1, "another Secret is gone");
+    assert_eq!(tombstones.of("alice").count(), 1, "a Secret with another UID was deleted");
     tombstones.remove_stored("alice", Some("s-1"));
     assert_eq!(tombstones.next_step("alice", None, at(90)), TombstoneStep::Nothing);
     assert_eq!((tombstones.of("alice").count(), tombstones.known_as("alice.smith").count()), (0, 0));
@@ -93,7 +93,7 @@ fn a_tombstone_ends_when_the_name_is_used_again() {
     assert_eq!(
         tombstones.next_step("alice", Some("u-1"), at(1)),
         TombstoneStep::Nothing,
-        "its deletion is yet to be heard of"
+        "this replica has not seen the deletion yet"
     );
 }
 
@@ -120,16 +120,16 @@ fn tombstones_are_found_by_the_whole_username_in_any_case() {
     });
     assert_eq!(uids(tombstones.known_as("ALICE.smith")), ["u-1"]);
     assert_eq!(uids(tombstones.of("alice")), ["u-1"]);
-    assert_eq!(uids(tombstones.known_as("Alice")), ["u-1"], "by its name, which is no username of its own");
+    assert_eq!(uids(tombstones.known_as("Alice")), ["u-1"], "by its name, which differs from its username");
     assert_eq!(tombstones.of("alic").chain(tombstones.known_as("alic")).chain(tombstones.of("alice.smith")).count(), 0);
     assert_eq!(tombstones.stored().collect::<Vec<_>>(), ["alice"]);
 }
 
 #[test]
-fn followers_store_missing_tombstones_and_remove_none() {
+fn followers_store_missing_tombstones_but_do_not_remove_any() {
     let mut tombstones = Tombstones::default();
     tombstones.note_deletion(tombstone("u-1", 0));
-    let step = |tombstones: &Tombstones, now| tombstones.next_step("alice", None, now).of_follower(now);
+    let step = |tombstones: &Tombstones, now| tombstones.next_step("alice", None, now).for_follower(now);
     assert_eq!(step(&tombstones, at(0)), TombstoneStep::Wait(at(0) + FOLLOWER_DELAY));
     assert_eq!(step(&tombstones, at(0) + FOLLOWER_DELAY), TombstoneStep::Store(tombstone("u-1", 0)));
     assert_eq!(step(&tombstones, at(90)), TombstoneStep::Forget);
@@ -156,7 +156,7 @@ fn tombstones_of_the_same_user_from_two_replicas_are_merged() {
     let labels = [("floor", "3"), ("team", "a")].map(|(key, value)| (key.to_owned(), value.to_owned()));
     assert_eq!(merged.labels, StoredLabels::All(labels.into()));
     assert_eq!(merged.usernames().collect::<Vec<_>>(), ["alice", "Alice.Smith"]);
-    assert_eq!(merged.deleted, stored.deleted, "a time of its own for each replica would be a write for each");
+    assert_eq!(merged.deleted, stored.deleted, "a merge keeps the stored time, to save a write per replica");
     assert_eq!(merged.replacement_for(&stored), Some(merged.clone()));
     tombstones.set_stored(merged.clone(), "s-1".to_owned());
     assert_eq!(tombstones.next_step("alice", None, at(1)), TombstoneStep::Wait(at(90)));
@@ -169,12 +169,16 @@ fn tombstones_of_the_same_user_from_two_replicas_are_merged() {
         (TombstoneStep::Wait(at(90)), None)
     );
     assert_eq!(uids(others.known_as("alice.smith")), ["u-1"]);
-    // Once the Secret is gone, the name is free under each of its usernames.
+    // Once the Secret is deleted, the name and all usernames are free.
     others.remove_stored("alice", Some("s-1"));
     assert_eq!(others.known_as("alice").chain(others.known_as("alice.smith")).count(), 0);
     assert!(others.known_as.is_empty());
     let differs = Tombstone { labels: StoredLabels::All([("team".to_owned(), "b".to_owned())].into()), ..own };
-    assert_eq!(differs.replacement_for(&stored).unwrap().labels, StoredLabels::TooLarge, "either may be the right one");
+    assert_eq!(
+        differs.replacement_for(&stored).unwrap().labels,
+        StoredLabels::TooLarge,
+        "either value may be the right one"
+    );
 }
 
 #[test]
@@ -199,6 +203,20 @@ fn a_username_of_too_many_deleted_users_is_exhausted() {
         tombstones.note_deletion(Tombstone { user: format!("u{i}"), ..tombstone(&format!("u-{i}"), 0) });
     }
     assert!(tombstones.is_username_exhausted("ALICE.smith", "bob"));
-    assert!(!tombstones.is_username_exhausted("alice.smith", "u7"), "one of these may have its own again");
+    assert!(!tombstones.is_username_exhausted("alice.smith", "u7"), "a deleted User itself may be restored");
     assert!(!tombstones.is_username_exhausted("u7", "bob"));
+}
+
+#[test]
+fn the_uid_of_a_deleted_user_is_known_while_a_tombstone_has_it() {
+    let mut tombstones = Tombstones::default();
+    tombstones.note_deletion(tombstone("u-1", 0));
+    tombstones.set_stored(tombstone("u-2", 1), "s-1".to_owned());
+    for (uid, expected) in [("u-1", true), ("u-2", true), ("u", false), ("u-3", false), ("", false)] {
+        assert_eq!(tombstones.has_uid(uid), expected, "{uid}");
+    }
+    tombstones.note_user_exists("alice");
+    assert_eq!((tombstones.has_uid("u-1"), tombstones.has_uid("u-2")), (false, true), "it is stored");
+    tombstones.remove_stored("alice", Some("s-1"));
+    assert!(!tombstones.has_uid("u-2") && tombstones.uids.is_empty());
 }

@@ -1,5 +1,5 @@
-//! Users, indexed by every key that look-ups use. The keys themselves are stored only in the user: the table holds
-//! eight bytes of numbers for each.
+//! Users, indexed by every key that lookups use. Only the user stores the text of a key: the table has eight bytes per
+//! key.
 
 use std::hash::{BuildHasher, RandomState};
 use std::mem::discriminant;
@@ -11,20 +11,20 @@ use smallvec::SmallVec;
 use super::compact_user::CompactUser;
 use super::nodes::Id;
 
-/// Key type of a look-up.
+/// Type of a lookup key.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum LookupKey {
     Name,
     Uid,
     Username,
-    /// Identifier by its position.
+    /// An identifier, by its position in [`CompactUser::identifiers`].
     Identifier(u16),
 }
 
 /// Users, indexed by name, UID, username and identifiers.
 #[derive(Debug, Default)]
 pub(super) struct UserTable {
-    // Boxed because a slab doubles in size when it is full, and a person is large.
+    // Boxed because a slab doubles in size when it is full, and a CompactUser is large.
     slots: Slab<Box<(Box<str>, CompactUser)>>,
     table: HashTable<(Id, LookupKey)>,
     hashes: RandomState,
@@ -57,7 +57,7 @@ impl UserTable {
         self.look_up(LookupKey::Username, username)
     }
 
-    /// Returns the names of the Users that hold or claim this identifier, sorted.
+    /// Returns the names of the Users that hold or want this identifier, sorted.
     pub(super) fn claiming(&self, identifier: &str) -> impl Iterator<Item = &str> {
         self.look_up(LookupKey::Identifier(0), identifier)
     }
@@ -82,7 +82,7 @@ impl UserTable {
         for by in lookup_keys(&self.slots[id as usize].1) {
             let entry = (id, by);
             let hash = hash_of(&self.slots, &self.hashes, entry);
-            self.table.find_entry(hash, |other| *other == entry).expect("each way is in the table").remove();
+            self.table.find_entry(hash, |other| *other == entry).expect("every lookup key is in the table").remove();
         }
         Some(self.slots.remove(id as usize).1)
     }
@@ -93,10 +93,10 @@ impl UserTable {
 
     fn ids<'a>(&'a self, by: LookupKey, value: &'a str) -> impl Iterator<Item = Id> + 'a {
         let found = self.table.iter_hash(hash(&self.hashes, by, value));
-        let is_it = move |entry: &&(Id, LookupKey)| {
+        let is_match = move |entry: &&(Id, LookupKey)| {
             discriminant(&entry.1) == discriminant(&by) && text(&self.slots, **entry) == value
         };
-        found.filter(is_it).map(|(id, _)| *id)
+        found.filter(is_match).map(|(id, _)| *id)
     }
 
     fn look_up(&self, by: LookupKey, value: &str) -> impl Iterator<Item = &str> + use<'_> {
@@ -108,7 +108,7 @@ impl UserTable {
     }
 }
 
-/// Returns all keys of a person.
+/// Returns all lookup keys of a User.
 fn lookup_keys(person: &CompactUser) -> impl Iterator<Item = LookupKey> + use<> {
     let identifiers = u16::try_from(person.identifiers.len()).expect("the schema admits fewer emails");
     [LookupKey::Name, LookupKey::Uid, LookupKey::Username]
@@ -143,7 +143,7 @@ mod tests {
 
     fn person(uid: &str, username: &str, email: &str) -> CompactUser {
         let spec = UserSpec { username: Some(username.into()), email: Some(email.into()), ..UserSpec::default() };
-        let mut user = User::new("anybody", spec);
+        let mut user = User::new("any", spec);
         user.metadata.uid = Some(uid.into());
         CompactUser::of(&user)
     }

@@ -18,22 +18,22 @@ pub const NAME: &str = "roster";
 /// Label of both objects, and its value.
 pub const MANAGED_BY: (&str, &str) = ("app.kubernetes.io/managed-by", "roster");
 
-/// Start of the annotations that hold pending requests for more quota, as [`QuotaRequest`] in JSON. Each replica has one of its
-/// own, so that they do not replace each other's.
+/// Prefix of the annotations that hold pending requests for more quota, each a [`QuotaRequest`] in JSON. Each replica
+/// writes its own annotation, so that replicas do not overwrite each other's requests.
 pub const REQUEST_PREFIX: &str = "roster.dev/asked";
 
-/// Annotation: the leader that wrote the object last. A new leader rewrites it before increasing any allotment, so that
-/// writes in flight from the former leader conflict.
+/// Annotation: the leader that last wrote the object. A new leader rewrites the object before it increases any
+/// allotment, so that writes in flight from the former leader conflict.
 pub const TERM_ANNOTATION: &str = "roster.dev/term";
 
-/// Annotation: the owner whose quota this is part of. After a change of owner, a policy treats the namespace like a new
-/// one until this matches the owner.
+/// Annotation: the owner whose quota includes this allotment. After a change of owner, a policy treats the namespace
+/// like a new one until the annotation matches the owner.
 pub const OWNER_ANNOTATION: &str = OWNER_LABEL;
 
-/// Annotation of the LimitRange: its defaults, as Roster wrote them.
+/// Annotation of the LimitRange: the defaults that Roster wrote to it.
 pub const DEFAULTS_ANNOTATION: &str = "roster.dev/defaults";
 
-/// How long a request for more quota counts. Callers that still wait repeat it.
+/// How long a request for more quota counts. Replicas repeat it while a caller still waits.
 pub const REQUEST_LIFETIME: jiff::SignedDuration = jiff::SignedDuration::from_secs(5);
 
 /// How long a new ResourceQuota may take to be enforced.
@@ -42,16 +42,16 @@ pub const ENFORCED_WITHIN: jiff::SignedDuration = jiff::SignedDuration::from_sec
 /// A pending request for more quota.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub struct QuotaRequest {
-    /// When it was first made.
+    /// When the request was first made.
     pub since: Timestamp,
-    /// When it was last made.
+    /// When the request was last repeated.
     pub at: Timestamp,
-    /// Requested use by resource name, as quantities.
+    /// Total use that is requested, not headroom: quantities by resource name.
     pub level: BTreeMap<String, String>,
 }
 
 impl QuotaRequest {
-    /// Returns whether a request is still waiting.
+    /// Returns whether the request still counts: it was repeated within [`REQUEST_LIFETIME`].
     pub fn counts_at(&self, now: Timestamp) -> bool {
         now.duration_since(self.at) <= REQUEST_LIFETIME
     }
@@ -64,9 +64,9 @@ pub struct Allotment {
     pub uid: String,
     /// `metadata.creationTimestamp`.
     pub created: Option<Timestamp>,
-    /// The leader that wrote it last.
+    /// The leader that last wrote the object.
     pub term: Option<String>,
-    /// The owner whose quota it was made part of.
+    /// The owner whose quota includes this allotment.
     pub owner: Option<String>,
     /// `spec.hard`.
     pub spec: Amounts,
@@ -76,10 +76,10 @@ pub struct Allotment {
     pub used: Amounts,
     /// Pending requests for more quota.
     pub requests: Vec<QuotaRequest>,
-    /// Whether it has scopes and so counts only some objects. Roster creates none like that.
+    /// Whether it has scopes, and therefore counts only some objects. Roster creates none with scopes.
     pub has_scopes: bool,
-    /// `metadata.resourceVersion` since which the headroom has not grown, as far as is known. A reader that has seen this
-    /// version finds at least the headroom that is stated here. 0 if it is not a number.
+    /// A `metadata.resourceVersion` since which the headroom is not known to have grown. A reader that has seen this
+    /// version sees at least the headroom that is recorded here. 0 if the resourceVersion is not a number.
     pub revision: u64,
 }
 
@@ -103,19 +103,20 @@ impl Allotment {
         }
     }
 
-    /// Returns whether kube-apiserver enforces it as part of this owner's quota: the condition of the policy
-    /// `roster-quota`.
+    /// Returns whether kube-apiserver enforces the allotment as part of this owner's quota. The policy `roster-quota`
+    /// checks the same condition.
     pub fn is_in_force(&self, owner: &str) -> bool {
         self.enforced.is_some() && !self.has_scopes && self.term.is_some() && self.owner.as_deref() == Some(owner)
     }
 
-    /// Returns the time that is left to enforce it, zero if it should be enforced by now. `None` if it is.
+    /// Returns how much of [`ENFORCED_WITHIN`] is left until the allotment must be enforced; zero if it is overdue,
+    /// `None` if it is enforced.
     pub fn overdue_in(&self, now: Timestamp) -> Option<jiff::SignedDuration> {
         let created = self.created.filter(|_| self.enforced.is_none())?;
         Some((ENFORCED_WITHIN - now.duration_since(created)).max(jiff::SignedDuration::ZERO))
     }
 
-    /// Keeps the revision of an earlier state, if what may be used has not grown since.
+    /// Keeps the revision of an earlier state if no headroom has grown since.
     #[must_use]
     pub fn after(mut self, earlier: Option<&Self>) -> Self {
         let is_same = |earlier: &&Self| {
@@ -153,13 +154,13 @@ impl Allotment {
     }
 }
 
-/// Returns the pending requests in annotations by key; `None` if one does not parse.
+/// Returns the pending requests in annotations by key, `None` for those that do not parse.
 fn requests_in(annotations: &BTreeMap<String, String>) -> impl Iterator<Item = (&String, Option<QuotaRequest>)> {
     let own = annotations.iter().filter(|(key, _)| key.starts_with(REQUEST_PREFIX));
     own.map(|(key, text)| (key, serde_json::from_str(text).ok()))
 }
 
-/// Removes requests that were last made before `time`.
+/// Removes requests that were last repeated before `time`, and those that do not parse.
 pub fn forget_requests_before(time: Timestamp, annotations: &mut BTreeMap<String, String>) {
     let old = requests_in(annotations).filter(|(_, asked)| asked.as_ref().is_none_or(|asked| asked.at < time));
     let old: Vec<String> = old.map(|(key, _)| key.clone()).collect();
@@ -195,10 +196,10 @@ mod tests {
     }
 
     #[test]
-    fn the_revision_is_that_at_which_headroom_grew() {
+    fn the_revision_is_the_one_at_which_headroom_last_grew() {
         let first = allotment(2000, 1000, 5);
         let used = allotment(2000, 1500, 6).after(Some(&first));
-        assert_eq!(used.revision, 5, "a reader at 5 sees more headroom than there is");
+        assert_eq!(used.revision, 5, "a reader at 5 sees at least the current headroom");
         assert_eq!(allotment(2000, 500, 7).after(Some(&used)).revision, 7, "less is used");
         assert_eq!(allotment(3000, 1500, 7).after(Some(&used)).revision, 7, "more is allotted");
         let unlimited = Allotment { enforced: Some(Amounts::new()), ..used.clone() };
@@ -208,7 +209,7 @@ mod tests {
     }
 
     #[test]
-    fn requests_of_every_replica_count_until_they_are_old() {
+    fn requests_of_all_replicas_are_read_and_old_ones_removed() {
         let time = |second| Timestamp::from_second(second).unwrap();
         let asked = |at, level: &str| {
             let level = [("requests.cpu".to_owned(), level.to_owned())].into();

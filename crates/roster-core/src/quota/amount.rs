@@ -1,8 +1,8 @@
 //! Exact amounts of resources, and their conversion from and to Kubernetes quantities.
 //!
-//! An amount has a precision of a billionth of a unit, which is the finest that Kubernetes supports, and is bounded by
-//! 63 bits of whole units, which is the largest quantity by its documentation. Finer values are rounded away from zero
-//! and larger ones are capped. So no request becomes zero, and no sum wraps.
+//! An amount is accurate to a billionth of a unit, the finest precision that Kubernetes supports. Its whole units are
+//! bounded by 63 bits, the largest quantity that Kubernetes documents. Finer values are rounded away from zero and
+//! larger ones are capped, so no nonzero request becomes zero and no sum wraps.
 
 use std::collections::BTreeMap;
 use std::fmt::{self, Display, Formatter};
@@ -24,7 +24,7 @@ const DECIMAL: [(&str, i64); 10] =
 /// Binary suffixes: the first is 1024, and each is 1024 times the one before.
 const BINARY: [&str; 6] = ["Ki", "Mi", "Gi", "Ti", "Pi", "Ei"];
 
-/// Suffix of the resource names for storage of one class.
+/// Suffix of the resource name for the storage requests of one storage class.
 const OF_CLASS: &str = ".storageclass.storage.k8s.io/requests.storage";
 
 /// Amount of a resource: an exact number with nine decimal places.
@@ -69,8 +69,8 @@ impl Amount {
 
     /// Parses a quantity; `None` if the text is not one.
     ///
-    /// A quantity is a number with an optional sign and fraction, directly followed by a suffix or a power of ten
-    /// (`1e3`). At least one digit is required, although Kubernetes accepts `m` as zero, against its own grammar.
+    /// A quantity is a number with an optional sign and fraction, optionally followed by a suffix or a power of ten
+    /// (`1e3`). At least one digit is required. Kubernetes contradicts its own grammar here: it accepts `m` as zero.
     pub fn parse(text: &str) -> Option<Self> {
         let unsigned = text.strip_prefix(['+', '-']).unwrap_or(text);
         let (whole, rest) = split_digits(unsigned);
@@ -114,15 +114,15 @@ impl Amount {
 
     /// Formats an amount of bytes canonically: with the largest binary suffix that leaves a whole number.
     ///
-    /// If there is none, uses the decimal text: kube-apiserver reads digits without a suffix as decimal, and would turn
-    /// `3000000` into `3M`.
+    /// If no binary suffix fits, uses the decimal text: kube-apiserver reads digits without a suffix as decimal, and
+    /// would turn `3000000` into `3M`.
     pub fn to_binary(self) -> String {
         if self.0 % UNIT != 0 {
             return self.to_string();
         }
         let (mut mantissa, mut suffix) = (self.0 / UNIT, "");
         for next in BINARY {
-            // Also for zero, which has no suffix.
+            // Zero stops here, too: it has no suffix.
             if mantissa.abs() < 1024 || mantissa % 1024 != 0 {
                 break;
             }
@@ -228,7 +228,8 @@ fn nanos_of(whole: &str, fraction: &str, factor: u128, exponent: i64) -> i128 {
     let length = |text: &[u8]| i64::try_from(text.len()).unwrap_or(i64::MAX);
     let skipped = length(all.as_bytes()) - length(digits);
     let point = exponent.saturating_add(length(whole.as_bytes()) - skipped);
-    // Beyond these, everything is too large, or less than a nano-unit even in exbibytes. Within them, loops are short.
+    // Beyond these bounds, every value is too large, or less than a nano-unit even in exbibytes. Within them, the loops
+    // below are short.
     if point > 20 {
         return BOUND;
     }
@@ -274,7 +275,7 @@ pub fn grain_of(name: &str) -> Amount {
     if !is_bytes(name) {
         return Amount::units(1);
     }
-    // A part of a page is useless.
+    // Only whole pages are useful.
     let page = kind.strip_prefix("hugepages-").and_then(Amount::parse).filter(|page| *page > Amount::ZERO);
     page.unwrap_or(Amount::units(1 << 20))
 }

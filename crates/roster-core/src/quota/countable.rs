@@ -28,7 +28,7 @@ pub fn countable(with_secrets: bool) -> impl Iterator<Item = &'static Kind> {
     COUNTABLE.iter().filter(move |(plural, ..)| with_secrets || *plural != SECRETS)
 }
 
-/// Returns whether a resource can be counted. The operator may not read custom resources.
+/// Returns whether a resource can be counted by listing. Custom resources cannot: the operator may not read them.
 pub fn is_countable(name: &str, with_secrets: bool) -> bool {
     let by_kind = || [OF_PODS, OF_CLAIMS, OF_SERVICES].into_iter().flatten().any(|pattern| is_of(name, pattern));
     by_kind() || countable(with_secrets).any(|(plural, group, ..)| of_counted(plural, group).contains_key(name))
@@ -81,7 +81,7 @@ mod tests {
     #[rstest]
     #[case("requests.cpu", OF_PODS, true)]
     #[case("limits.memory", OF_PODS, true)]
-    // Claims of dynamic resource allocation may use it, too, and are not listed.
+    // ResourceClaims (dynamic resource allocation) may use it, too, and are not listed.
     #[case("requests.nvidia.com/gpu", OF_PODS, false)]
     #[case("requests.storage", OF_PODS, false)]
     #[case("fast.storageclass.storage.k8s.io/requests.storage", OF_CLAIMS, true)]

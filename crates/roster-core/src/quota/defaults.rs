@@ -1,4 +1,5 @@
-//! Default requests and limits of containers, without which kube-apiserver rejects them under a compute ResourceQuota.
+//! Default requests and limits of containers. Under a ResourceQuota for compute resources, kube-apiserver rejects
+//! containers that have none.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -10,7 +11,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use super::allotment::{DEFAULTS_ANNOTATION, MANAGED_BY, NAME};
 use super::amount::{Amount, Amounts, write};
 
-/// Prefix of the text of [`Defaults`], which no name has.
+/// Prefix of the text of [`Defaults`]. No resource name starts like this, because it contains a space.
 pub const DEFAULTS_START: &str = "requests ";
 
 /// Default requests and limits of a container: `cpu`, `memory`, `ephemeral-storage`.
@@ -43,8 +44,8 @@ impl FromStr for Pairs {
 }
 
 impl Defaults {
-    /// Returns the defaults to store under these limits. Resources that are only counted default to zero, which has no
-    /// effect.
+    /// Returns the defaults for a namespace whose owner has these limits. CPU and memory that are only counted get a
+    /// default request of zero, which has no further effect.
     #[must_use]
     pub fn for_limits(&self, limits: &Amounts) -> Self {
         let is_limited = |names: [String; 2]| names.iter().any(|name| limits.contains_key(name));
@@ -60,7 +61,8 @@ impl Defaults {
         Self { requests: requests.collect(), limits: limited.map(|(name, limit)| (name.clone(), *limit)).collect() }
     }
 
-    /// Returns the defaults without those that other LimitRanges provide: see [`given_by`].
+    /// Returns the defaults without those that other LimitRanges already provide. `given` is in the form of
+    /// [`given_by`].
     #[must_use]
     pub fn without(&self, given: &BTreeSet<String>) -> Self {
         let rest = |amounts: &Amounts, prefix: &str| {
@@ -97,7 +99,7 @@ impl Defaults {
 }
 
 /// Returns the defaults that a LimitRange provides, as resource names, with the prefix `limits.` for limits.
-/// kube-apiserver fills missing ones with the minimum, if there is one.
+/// This includes defaults that kube-apiserver has derived from a minimum or maximum of the LimitRange.
 pub fn given_by(range: &LimitRange) -> BTreeSet<String> {
     let items = range.spec.iter().flat_map(|spec| &spec.limits).filter(|item| item.type_ == "Container");
     let names = items.flat_map(|item| {
@@ -124,16 +126,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn invalid_flags_are_named() {
+    fn errors_name_the_invalid_part_of_a_flag() {
         let pairs: Pairs = "cpu=100m,memory=128Mi".parse().unwrap();
         assert_eq!(pairs.0["memory"], Amount::units(128 << 20));
-        for (text, said) in [("cpu", "name=quantity"), ("gpu=1", "must be cpu"), ("cpu=much", "must be a quantity")] {
-            assert!(text.parse::<Pairs>().unwrap_err().contains(said));
+        for (text, expected) in [("cpu", "name=quantity"), ("gpu=1", "must be cpu"), ("cpu=much", "must be a quantity")]
+        {
+            assert!(text.parse::<Pairs>().unwrap_err().contains(expected));
         }
     }
 
     #[test]
-    fn resources_limited_without_a_default_are_stated_as_zero() {
+    fn only_limited_resources_keep_their_declared_defaults() {
         let amounts = |pairs: &str| pairs.parse::<Pairs>().unwrap().0;
         let defaults = Defaults { requests: amounts("cpu=100m,memory=128Mi"), limits: amounts("cpu=1,memory=512Mi") };
         let limits = [("requests.cpu".to_owned(), Amount::units(8)), ("limits.memory".to_owned(), Amount::units(1))];

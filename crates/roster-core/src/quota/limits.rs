@@ -8,11 +8,11 @@ use super::amount::{Amount, Amounts, grain_of};
 /// Number of namespaces that a user owns, which no ResourceQuota limits.
 pub const NAMESPACES: &str = "namespaces";
 
-/// Number of owned namespaces with pods that have not ended. Counted, never limited.
+/// Number of owned namespaces with pods that have not ended. Counted but never limited.
 pub const RUNNING: &str = "namespaces.running";
 
-/// Resources that are counted in every owned namespace, limited or not. Counting never causes a rejection, except for
-/// pods without requests, which a LimitRange provides.
+/// Resources that are counted in every owned namespace, limited or not. Counting alone rejects nothing except pods
+/// without requests, so a LimitRange provides default requests.
 pub const COUNTED: &[&str] = &[
     "configmaps",
     "persistentvolumeclaims",
@@ -29,8 +29,8 @@ pub const COUNTED: &[&str] = &[
 /// Resource name for pods that have not ended.
 pub const PODS: &str = "pods";
 
-/// Returns the limits that a `quota` declares. A value that is not a quantity limits to zero: the schema rejects such
-/// values, but objects of earlier versions may have them.
+/// Returns the limits that a `quota` declares. A value that is not a quantity counts as a limit of zero: the schema
+/// rejects such values, but objects stored by earlier versions may have them.
 pub fn declared(quota: Option<&QuotaSpec>) -> Amounts {
     let hard = quota.map(|quota| &quota.hard).into_iter().flatten();
     hard.map(|(name, quantity)| {
@@ -38,18 +38,19 @@ pub fn declared(quota: Option<&QuotaSpec>) -> Amounts {
             Quantity::Integer(number) => Amount::units(*number),
             Quantity::Text(text) => Amount::parse(text).unwrap_or(Amount::ZERO),
         };
-        (name.clone(), amount.split(1, finest(name)))
+        (name.clone(), amount.split(1, rounding_step(name)))
     })
     .collect()
 }
 
-/// Returns the precision in which kube-apiserver stores a resource: whole units unless it is CPU or bytes, and
-/// thousandths at best. Anything finer would be stored differently from what was written.
-fn finest(name: &str) -> Amount {
+/// Returns the step to which a limit is rounded down: 10 thousandths for CPU, and a whole unit for everything else.
+/// kube-apiserver could store a finer limit differently from what was written.
+fn rounding_step(name: &str) -> Amount {
     grain_of(name).min(Amount::units(1)).max(Amount::millis(1))
 }
 
-/// Returns what a ResourceQuota tracks for an owner with these limits, each with the limit over all namespaces.
+/// Returns the resources that ResourceQuotas track for an owner with these limits, each with its limit over all
+/// namespaces.
 pub fn tracked(limits: &Amounts) -> Amounts {
     let counted = COUNTED.iter().map(|name| ((*name).to_owned(), Amount::UNLIMITED));
     let limited = limits.iter().filter(|(name, _)| *name != NAMESPACES);

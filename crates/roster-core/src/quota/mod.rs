@@ -1,4 +1,4 @@
-//! Quotas: what a user may use over all namespaces that they own. Pure.
+//! Quotas: what a user may use in total, over all namespaces that they own. Pure logic.
 //!
 //! ```text
 //!              usage     what an object uses

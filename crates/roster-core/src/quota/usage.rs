@@ -1,6 +1,6 @@
 //! Usage: how much of each quota resource an object takes, as kube-apiserver counts it.
 //!
-//! Modelled on the evaluators of Kubernetes 1.36 and the features enabled there by default: pod-level resources,
+//! Modeled on the evaluators of Kubernetes 1.36 and the features enabled there by default: pod-level resources,
 //! in-place resizing, and recovery from failed volume expansion.
 
 use std::collections::BTreeMap;
@@ -22,7 +22,7 @@ const COUNTED_BY_PLURAL: [&str; 4] = ["configmaps", "replicationcontrollers", "r
 /// Returns the usage of a pod. An ended pod counts only as an object.
 pub fn of_pod(pod: &Pod, now: Timestamp) -> Amounts {
     let mut usage = of_counted("pods", "");
-    if is_over(pod, now) {
+    if has_ended(pod, now) {
         return usage;
     }
     usage.insert("pods".to_owned(), Amount::units(1));
@@ -92,9 +92,9 @@ pub fn of_counted(plural: &str, group: &str) -> Amounts {
     usage
 }
 
-/// Returns whether the pod has ended, or should have long ago: one that is stuck on a lost node must not block its
-/// successor.
-fn is_over(pod: &Pod, now: Timestamp) -> bool {
+/// Returns whether the pod has ended, or its deletion has exceeded the grace period: a pod that is stuck on a lost node
+/// must not block its replacement.
+fn has_ended(pod: &Pod, now: Timestamp) -> bool {
     let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
     if matches!(phase, Some("Failed" | "Succeeded")) {
         return true;
@@ -111,18 +111,18 @@ fn is_native(name: &str) -> bool {
     matches!(name, "cpu" | "memory" | "ephemeral-storage")
 }
 
-/// Returns whether it is an extended resource of nodes or a device class.
+/// Returns whether the name is that of an extended resource of nodes, or of a device class.
 fn is_extended(name: &str) -> bool {
     let is_foreign = name.contains('/') && !name.contains("kubernetes.io/") && !name.starts_with("requests.");
     is_foreign || name.starts_with("deviceclass.resource.kubernetes.io/")
 }
 
 /// Returns whether pod-level resources may contain this name.
-fn is_of_pods(name: &str) -> bool {
+fn is_pod_level(name: &str) -> bool {
     matches!(name, "cpu" | "memory") || name.starts_with("hugepages-")
 }
 
-/// Requests or limits. Both add up alike, except for overhead.
+/// Requests or limits. Both add up in the same way, except for overhead.
 #[derive(Clone, Copy, Eq, PartialEq)]
 enum Side {
     Requests,
@@ -145,7 +145,7 @@ fn total(pod: &Pod, side: Side) -> Amounts {
     let mut total = of_containers(pod, spec, side);
 
     // Pod-level resources replace the sum of the containers.
-    total.extend(side.of(spec.resources.as_ref()).into_iter().filter(|(name, _)| is_of_pods(name)));
+    total.extend(side.of(spec.resources.as_ref()).into_iter().filter(|(name, _)| is_pod_level(name)));
 
     let mut overhead = read_some(spec.overhead.as_ref());
     if side == Side::Limits {
@@ -156,7 +156,8 @@ fn total(pod: &Pod, side: Side) -> Amounts {
     total
 }
 
-/// Returns the need of a pod's containers: of all that run together, or of the startup phase if that is larger.
+/// Returns what a pod's containers need: all that run together or, for resources of which startup needs more, the
+/// startup phase.
 fn of_containers(pod: &Pod, spec: &PodSpec, side: Side) -> Amounts {
     let resizes = Resizes::of(pod);
     let mut running = Amounts::new();
@@ -173,7 +174,7 @@ fn of_containers(pod: &Pod, spec: &PodSpec, side: Side) -> Amounts {
             add_all(&mut sidecars, &own);
             raise(&mut starting, &sidecars);
         } else {
-            // It runs alone except for the sidecars started before it, and is never resized.
+            // An init container runs alone, except for the sidecars started before it, and is never resized.
             let mut step = side.of(container.resources.as_ref());
             add_all(&mut step, &sidecars);
             raise(&mut starting, &step);

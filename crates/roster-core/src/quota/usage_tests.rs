@@ -14,7 +14,7 @@ fn usage_of_pod(pod: Value) -> Amounts {
     of_pod(&serde_json::from_value(pod).expect("it is a pod"), now)
 }
 
-/// Usage of a pod without what every pod uses.
+/// Usage of a pod without the counts that every pod has.
 fn compute_of(pod: Value) -> Amounts {
     let mut usage = usage_of_pod(pod);
     for name in ["pods", "count/pods"] {

@@ -1,4 +1,5 @@
-//! Role assignments by the current native RBAC: who holds which role where. Optionally expands groups to their members.
+//! Role assignments in the current native RBAC: who holds which role in which scope. Optionally expands groups to their
+//! members.
 
 use std::collections::BTreeSet;
 
@@ -17,7 +18,7 @@ pub enum AssignmentScope {
     Cluster,
     /// A namespace.
     Namespace(String),
-    /// Any namespace of a domain.
+    /// All namespaces of a domain.
     Domain(String),
 }
 
@@ -26,7 +27,7 @@ pub enum AssignmentScope {
 pub enum Assignee {
     /// Name of a User.
     User(String),
-    /// A username that belongs to no User. It may be bound all the same.
+    /// A username that belongs to no User. Native bindings may name it nevertheless.
     Username(String),
 }
 
@@ -41,8 +42,8 @@ pub struct Filter {
     pub role: Option<(Option<RoleKind>, String)>,
     /// Scope of the assignment.
     pub scope: Option<AssignmentScope>,
-    /// Whether groups are expanded: from a user or group upwards, from a role or scope to their members. Assignments in
-    /// the whole cluster then match every scope, too.
+    /// Whether groups are expanded: upwards if the filter names a user or group, otherwise to their members.
+    /// Cluster-wide assignments then match every scope, too.
     pub is_effective: bool,
 }
 
@@ -60,27 +61,27 @@ pub type DisplayName<'a> = dyn Fn(&Subject) -> Option<String> + 'a;
 type Assignments<'a> = Box<dyn Iterator<Item = FoundAssignment<'a>> + 'a>;
 type NativesOf<'a> = Box<dyn Iterator<Item = &'a Native> + 'a>;
 
-/// Returns at most `most` of the assignments that match the filter, from `skip` on, in an order that is stable while
+/// Returns at most `limit` of the assignments that match the filter, from `offset` on. Their order is stable while
 /// nothing changes. Adds the holders' display names if `display_name` is given.
 pub fn find(
     directory: &Directory,
     filter: &Filter,
-    (skip, most): (usize, usize),
+    (offset, limit): (usize, usize),
     display_name: Option<&DisplayName<'_>>,
 ) -> Vec<RoleAssignment> {
     let all = if filter.user.is_some() || filter.group.is_some() {
         of_holders(directory, filter)
     } else {
-        of_everybody(directory, filter)
+        of_all_holders(directory, filter)
     };
-    all.skip(skip).take(most).map(|found| describe(directory, found, display_name)).collect()
+    all.skip(offset).take(limit).map(|found| describe(directory, found, display_name)).collect()
 }
 
 fn of_holders<'a>(directory: &'a Directory, filter: &'a Filter) -> Assignments<'a> {
     let holders: Vec<(Holder, Option<String>)> = match (&filter.user, &filter.group) {
         (Some(Assignee::Username(username)), _) => vec![(Holder::User(username.clone()), None)],
         (Some(Assignee::User(user)), _) => {
-            // A username that another User holds is not this user's.
+            // A User that does not hold its username has no roles by it.
             let person = directory.user(user).filter(|person| person.holds_username());
             let username = person.map(|person| person.username.clone());
             let by_group = filter.is_effective.then(|| groups_of(directory, user));
@@ -94,13 +95,13 @@ fn of_holders<'a>(directory: &'a Directory, filter: &'a Filter) -> Assignments<'
     };
     Box::new(holders.into_iter().flat_map(move |(holder, user)| {
         let natives = directory.natives.grants_of(&holder).flat_map(|(_, natives)| natives);
-        let natives: Vec<&Native> = natives.filter(|native| answers(directory, filter, native)).collect();
+        let natives: Vec<&Native> = natives.filter(|native| matches_filter(directory, filter, native)).collect();
         natives.into_iter().map(move |native| FoundAssignment { native, holder: holder.clone(), user: user.clone() })
     }))
 }
 
-fn of_everybody<'a>(directory: &'a Directory, filter: &'a Filter) -> Assignments<'a> {
-    let natives = candidates(directory, filter).filter(|native| answers(directory, filter, native));
+fn of_all_holders<'a>(directory: &'a Directory, filter: &'a Filter) -> Assignments<'a> {
+    let natives = candidates(directory, filter).filter(|native| matches_filter(directory, filter, native));
     Box::new(natives.flat_map(move |native| {
         native.holders.iter().flat_map(move |holder| -> Assignments<'a> {
             match holder {
@@ -142,12 +143,12 @@ fn candidates<'a>(directory: &'a Directory, filter: &'a Filter) -> NativesOf<'a>
     Box::new(everywhere.into_iter().flatten().chain(in_namespaces.into_iter().flat_map(within)))
 }
 
-fn answers(directory: &Directory, filter: &Filter, native: &Native) -> bool {
+fn matches_filter(directory: &Directory, filter: &Filter, native: &Native) -> bool {
     let is_in_scope = match (&filter.scope, &native.key.namespace) {
         (None, _) | (Some(AssignmentScope::Cluster), None) => true,
         (Some(AssignmentScope::Cluster), Some(_)) => false,
         (Some(AssignmentScope::Namespace(_) | AssignmentScope::Domain(_)), None) => filter.is_effective,
-        (Some(AssignmentScope::Namespace(asked)), Some(namespace)) => asked == namespace,
+        (Some(AssignmentScope::Namespace(wanted)), Some(namespace)) => wanted == namespace,
         (Some(AssignmentScope::Domain(domain)), Some(namespace)) => {
             directory.bindings.label_of(namespace, DOMAIN_LABEL) == Some(domain.as_str())
         }

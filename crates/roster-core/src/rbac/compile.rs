@@ -13,9 +13,11 @@ use crate::directory::bindings::Binding;
 use crate::directory::compact_user::CompactUser;
 use crate::directory::native::{Grant, Holder, NativeKey, administrator_name, binding_name};
 
-/// Holders per native binding above which their number doubles, and below which it halves. A binding of the maximum
-/// size stays far below the 1.5 MiB that etcd accepts in one request.
+/// Holders per native binding above which the number of native bindings doubles. A binding of this size stays far below
+/// the 1.5 MiB that etcd accepts in one request.
 const MAX_HOLDERS: usize = 2000;
+
+/// Holders per native binding below which the number of native bindings halves.
 const MIN_HOLDERS: usize = 500;
 
 /// Owner of a native binding.
@@ -84,7 +86,8 @@ pub mod reason {
     pub const DELEGATOR_INACTIVE: &str = "DelegatorInactive";
     /// The delegator does not hold the role in this scope, or only by delegation.
     pub const DELEGATOR_LACKS_ROLE: &str = "DelegatorLacksRole";
-    /// A native binding that Roster did not make already has the name that this one needs.
+    /// The name that this native binding needs is taken by one that belongs to another owner or that Roster did not
+    /// create.
     pub const NAME_TAKEN: &str = "NameTaken";
 }
 
@@ -105,7 +108,7 @@ pub fn compile(binding: &Binding, directory: &Directory, policy: &Policy, now: T
     }
     let holders;
     (holders, compiled.pending) = resolve_holders(binding, directory, policy, now);
-    // Shared by most targets: computed once for each number of parts.
+    // Most targets share the distribution, so it is computed once for each number of parts.
     let mut spreads = HashMap::<usize, Spread>::new();
     let owner = BindingOwner { kind: "RoleBinding", name: binding.name.clone(), uid: binding.uid.clone() };
     for target in directory.bindings.targets(binding) {
@@ -128,10 +131,10 @@ pub fn compile(binding: &Binding, directory: &Directory, policy: &Policy, now: T
     compiled
 }
 
-/// Compiles the administrator flag of a User. An error is the reason why it does not take effect.
+/// Compiles the administrator flag of a User.
 ///
 /// # Errors
-/// If the flag is set and cannot be bound.
+/// If the flag is set but does not take effect. The error is the reason.
 pub fn administrator(
     name: &str,
     person: &CompactUser,
@@ -161,35 +164,35 @@ pub fn administrator(
     Ok([(key, DesiredBinding { role, holders, owner })].into())
 }
 
-/// Returns whether an earlier result may still be granted: the binding is unchanged and within its validity, and the
-/// delegator and all Users that it names are active.
+/// Returns whether an earlier result may still be granted: the binding is unchanged and within its validity, its
+/// delegator and the Users among the holders are active, and the Groups among them exist.
 pub fn still_holds(binding: &Binding, desired: &DesiredBinding, directory: &Directory, now: Timestamp) -> bool {
     let is_active = |name: &str| directory.user(name).is_some_and(|person| person.is_active(now));
-    let is_there = |holder: &Holder| match holder {
+    let is_valid = |holder: &Holder| match holder {
         Holder::User(username) => directory.users_with_username(username).any(is_active),
         Holder::Group(group) => directory.memberships.has_group(group),
     };
     directory.bindings.get(&binding.name) == Some(binding)
         && binding.validity.contains(now)
         && binding.delegated_by.as_deref().is_none_or(is_active)
-        && desired.holders.iter().all(is_there)
+        && desired.holders.iter().all(is_valid)
 }
 
-/// Resolves the subjects to holders, and lists the subjects that resolve to none, with the reason.
+/// Resolves the subjects to holders. Also returns the subjects that do not resolve, with the reason.
 fn resolve_holders(
     binding: &Binding,
     directory: &Directory,
     policy: &Policy,
     now: Timestamp,
 ) -> (BTreeSet<Holder>, Vec<PendingTarget>) {
-    let (mut holders, mut nobody) = (BTreeSet::new(), Vec::new());
+    let (mut holders, mut unresolved) = (BTreeSet::new(), Vec::new());
     for subject in &binding.subjects {
         match resolve(subject, directory, policy, now) {
             Ok(found) => holders.extend(found),
-            Err(reason) => nobody.push(pending(None, Some(subject), reason)),
+            Err(reason) => unresolved.push(pending(None, Some(subject), reason)),
         }
     }
-    (holders, nobody)
+    (holders, unresolved)
 }
 
 fn pending(namespace: Option<String>, subject: Option<&Subject>, reason: &str) -> PendingTarget {
@@ -246,18 +249,18 @@ fn check_target(
     if holds(delegator, person, &binding.role, target, directory) { Ok(()) } else { Err(reason::DELEGATOR_LACKS_ROLE) }
 }
 
-/// Returns whether the User holds the role in this scope other than by delegation, because a delegated role cannot be
-/// delegated further.
+/// Returns whether the User holds the role in this scope other than by delegation. A delegated role cannot be delegated
+/// further.
 fn holds(name: &str, person: &CompactUser, role: &RoleRef, target: Option<&str>, directory: &Directory) -> bool {
     let groups = directory.memberships.groups_of(name).map(|group| Holder::Group(group.to_owned()));
     let mut holders = groups.chain([Holder::User(person.username.clone())]);
-    let everywhere = (role.kind == RoleKind::ClusterRole).then_some(None);
-    let there = target.map(|namespace| Some(namespace.to_owned()));
+    let cluster_wide = (role.kind == RoleKind::ClusterRole).then_some(None);
+    let in_target = target.map(|namespace| Some(namespace.to_owned()));
     let grants: Vec<Grant> =
-        everywhere.into_iter().chain(there).map(|namespace| Grant { role: role.clone(), namespace }).collect();
+        cluster_wide.into_iter().chain(in_target).map(|namespace| Grant { role: role.clone(), namespace }).collect();
     let is_own = |owner: &String| match directory.bindings.by_uid(owner) {
         Some(binding) => binding.delegated_by.is_none(),
-        // Made for a User's administrator flag, or left over from a deleted binding.
+        // Either a User's, for its administrator flag, or left over from a deleted binding. The latter does not count.
         None => directory.is_owner_known(owner),
     };
     holders.any(|holder| {
@@ -267,8 +270,8 @@ fn holds(name: &str, person: &CompactUser, role: &RoleRef, target: Option<&str>,
     })
 }
 
-/// Returns whether another binding has this name. One that Roster made for an object that no longer exists does not
-/// count.
+/// Returns whether a native binding of another owner, or one that Roster did not create, has this name. A leftover of
+/// an owner that no longer exists does not count.
 fn is_taken(key: &NativeKey, uid: &str, directory: &Directory) -> bool {
     directory.natives.get(key).is_some_and(|native| match &native.owner {
         None => true,
@@ -276,11 +279,11 @@ fn is_taken(key: &NativeKey, uid: &str, directory: &Directory) -> bool {
     })
 }
 
-/// Holders by part.
+/// Holders of each part: of each native binding that a binding is distributed over.
 type Spread = BTreeMap<usize, Arc<BTreeSet<Holder>>>;
 
-/// Distributes the holders over native bindings. Their number changes only by factors of two from the current one, so
-/// that a membership change touches one native binding instead of all of them.
+/// Distributes the holders over native bindings. The number of native bindings starts from the current one and changes
+/// only by factors of two, so that a membership change usually writes one native binding instead of all of them.
 fn spread(holders: &BTreeSet<Holder>, parts: usize) -> Spread {
     let mut count = parts;
     while holders.len() > count * MAX_HOLDERS {

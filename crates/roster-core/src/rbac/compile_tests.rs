@@ -62,8 +62,8 @@ fn with_role(expand_groups: bool) -> Directory {
     directory
 }
 
-/// Applies writes in memory, like the writer.
-fn carry_out(directory: &mut Directory, writes: Vec<Write>, version: &mut u64) {
+/// Applies writes to the directory, as the controller applies them to the cluster.
+fn apply_writes(directory: &mut Directory, writes: Vec<Write>, version: &mut u64) {
     for write in writes {
         *version += 1;
         match write {
@@ -118,7 +118,7 @@ fn edits() -> impl Strategy<Value = Vec<Edit>> {
     proptest::collection::vec(edit, 1..40)
 }
 
-/// The declarations; computes the expected result from scratch.
+/// Naive model: keeps the declarations, and computes the expected result from scratch.
 #[derive(Default)]
 struct Naive {
     users: BTreeMap<String, (bool, Vec<String>)>,
@@ -202,10 +202,10 @@ impl Naive {
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(300))]
-    /// After any events, following the returned marks alone gives the same result as a full recomputation, and only the
-    /// last stage of the writes grants anything.
+    /// After any events, recompiling only the bindings that are reported as affected gives the same result as a full
+    /// recomputation, and only the last stage of the writes grants anything.
     #[test]
-    fn following_affected_bindings_agrees_with_a_naive_model(edits in edits(), expand in any::<bool>()) {
+    fn recompiling_affected_bindings_agrees_with_a_naive_model(edits in edits(), expand in any::<bool>()) {
         let (u, g, ns) = (|id: u8| format!("u{id}"), |id: u8| format!("g{id}"), |id: u8| format!("ns{id}"));
         let (mut directory, mut naive) = (with_role(expand), Naive::default());
         let policy = policy(expand);
@@ -256,11 +256,11 @@ proptest! {
                 let compiled = compile(&declared, &directory, &policy, NOW);
                 let stages = plan(uid, compiled.desired, &directory.natives);
                 let before = held(&directory, uid);
-                carry_out(&mut directory, stages.moves, &mut version);
-                carry_out(&mut directory, stages.revocations, &mut version);
-                prop_assert!(held(&directory, uid).is_subset(&before), "granted before it should");
-                prop_assert!(held(&directory, uid).is_subset(&naive.held(expand)), "not all is revoked before the grants");
-                carry_out(&mut directory, stages.grants, &mut version);
+                apply_writes(&mut directory, stages.moves, &mut version);
+                apply_writes(&mut directory, stages.revocations, &mut version);
+                prop_assert!(held(&directory, uid).is_subset(&before), "a role is granted before the last stage");
+                prop_assert!(held(&directory, uid).is_subset(&naive.held(expand)), "a role is still to be revoked after the revocations");
+                apply_writes(&mut directory, stages.grants, &mut version);
             }
             if !affected.orphaned.is_empty() {
                 let orphans: Vec<Write> = directory
@@ -268,7 +268,7 @@ proptest! {
                     .owned_by(uid)
                     .map(|native| Write::Delete(native.key.clone(), native.uid.clone()))
                     .collect();
-                carry_out(&mut directory, orphans, &mut version);
+                apply_writes(&mut directory, orphans, &mut version);
             }
             prop_assert_eq!(held(&directory, uid), naive.held(expand));
             if let Some(declared) = directory.bindings.get("b") {
@@ -295,21 +295,21 @@ fn spreading_a_growing_group_never_revokes_the_role() {
         let compiled = compile(&declared, &directory, &policy, NOW);
         let stages = plan("uid-of-b", compiled.desired, &directory.natives);
         let grants = stages.grants.len();
-        carry_out(&mut directory, stages.moves, &mut version);
-        carry_out(&mut directory, stages.revocations, &mut version);
+        apply_writes(&mut directory, stages.moves, &mut version);
+        apply_writes(&mut directory, stages.revocations, &mut version);
         let between = held(&directory, "uid-of-b");
-        carry_out(&mut directory, stages.grants, &mut version);
+        apply_writes(&mut directory, stages.grants, &mut version);
         let parts = directory.natives.count_owned_in("uid-of-b", None);
         assert_eq!(parts, if count > 2000 { 2 } else { 1 }, "{count}");
         assert_eq!(held(&directory, "uid-of-b").len(), count);
         if count == 2002 {
-            assert_eq!((grants, between), (1, before), "one more touches one native binding");
+            assert_eq!((grants, between), (1, before), "one more holder changes one native binding");
         }
     }
 }
 
 #[test]
-fn an_unchanged_user_keeps_its_next_edge() {
+fn relisting_an_unchanged_user_does_not_lose_the_end_of_its_validity() {
     let at = |second| Timestamp::from_second(second).unwrap();
     let mut directory = with_role(false);
     let mut jane = user("jane", DesiredState::Active, &[]);
@@ -319,7 +319,7 @@ fn an_unchanged_user_keeps_its_next_edge() {
     });
     directory.set_user(&jane, at(0));
     directory.set_binding(&binding("b", &[(SubjectKind::User, "jane".into())], None), at(0));
-    // A relist includes her after the instant, before the clock has advanced.
+    // A relist delivers her after the end of her validity, before the clock has advanced.
     directory.set_user(&jane, at(11));
     assert!(directory.advance(at(11)).bindings.contains("b"));
 }
@@ -332,21 +332,21 @@ fn a_delegated_binding_is_rechecked_when_its_source_becomes_delegated() {
         directory.set_user(&user(name, DesiredState::Active, &[]), NOW);
     }
     let mut base = binding("base", &[(SubjectKind::User, "jane".into())], None);
-    let mut trust = binding("trust", &[(SubjectKind::User, "eve".into())], None);
-    trust.spec.delegated_by = Some("jane".into());
+    let mut delegated = binding("delegated", &[(SubjectKind::User, "eve".into())], None);
+    delegated.spec.delegated_by = Some("jane".into());
     let mut version = 0;
     let mut reconcile = |directory: &mut Directory, name: &str| {
         let declared = directory.bindings.get(name).unwrap().clone();
         let compiled = compile(&declared, directory, &policy, NOW);
         let stages = plan(&declared.uid, compiled.desired, &directory.natives);
-        carry_out(directory, [stages.moves, stages.revocations, stages.grants].concat(), &mut version);
+        apply_writes(directory, [stages.moves, stages.revocations, stages.grants].concat(), &mut version);
         compiled.pending.first().map(|pending| pending.reason.clone())
     };
     directory.set_binding(&base, NOW);
-    directory.set_binding(&trust, NOW);
+    directory.set_binding(&delegated, NOW);
     reconcile(&mut directory, "base");
-    assert_eq!(reconcile(&mut directory, "trust"), None);
+    assert_eq!(reconcile(&mut directory, "delegated"), None);
     base.spec.delegated_by = Some("john".into());
-    assert!(directory.set_binding(&base, NOW).bindings.contains("trust"));
-    assert_eq!(reconcile(&mut directory, "trust").as_deref(), Some(reason::DELEGATOR_LACKS_ROLE));
+    assert!(directory.set_binding(&base, NOW).bindings.contains("delegated"));
+    assert_eq!(reconcile(&mut directory, "delegated").as_deref(), Some(reason::DELEGATOR_LACKS_ROLE));
 }

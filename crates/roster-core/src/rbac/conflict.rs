@@ -1,10 +1,10 @@
-//! Writes that conflict with other Users or with the requester's quota. The guard refuses them to everybody who may not
+//! Writes that conflict with other Users or with the requester's quota. The guard rejects them unless the requester may
 //! bind every role.
 
 use std::fmt;
 
 use kube::ResourceExt;
-use roster_api::{OWNER_LABEL, TOMBSTONE_SECRET_TYPE, User};
+use roster_api::{LOCKED_BY_ANNOTATION, OWNER_LABEL, TOMBSTONE_SECRET_TYPE, User};
 use roster_credentials::claim::{Identifier, IdentifierKind, fold};
 
 use super::Policy;
@@ -18,53 +18,57 @@ use crate::directory::tombstones::MAX_TOMBSTONES_PER_USERNAME;
 /// Why a write conflicts. `Display` is the full text and may name another User.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Conflict {
-    /// Another User has the username of a new User as a login name. A User that waits for a name would later get what
-    /// has been bound to it since, and those who release the name may not know of that.
+    /// Another User holds or wants the username of a new User. A User that waits for a username later gets everything
+    /// that was bound to that username in the meantime, and the requester that releases it may not know about that.
     Taken {
         /// The username.
         username: String,
-        /// Name of the User that holds or wants it.
+        /// Name of the User that holds or is waiting for it.
         other: String,
     },
-    /// Another User has the username that a User is to be renamed to.
+    /// Another User holds or wants the new username of a renamed User.
     RenameTaken {
         /// The username.
         username: String,
-        /// Name of the User that holds or wants it.
+        /// Name of the User that holds or is waiting for it.
         other: String,
     },
-    /// The name of a new User is the username of another one. Groups and API paths that identify a person by username
-    /// would refer to the wrong one.
+    /// The name of a new User is the username of another one. Groups and API paths that identify a User by username
+    /// would refer to the wrong User.
     NameIsUsername {
         /// The name.
         name: String,
         /// Name of the User with that username.
         other: String,
     },
-    /// The reverse: the username of a new or renamed User is the name of another one.
+    /// The reverse of [`Conflict::NameIsUsername`]: the username of a new or renamed User is the name of another one.
     UsernameIsName {
         /// The username. Folded, it is the name of the other User.
         username: String,
     },
-    /// Too many deleted Users had this name, username or email: the guard would have to check each of them.
+    /// Too many deleted Users had this name, username or email. The guard would have to check each of them.
     Exhausted {
         /// Field of the User.
         field: &'static str,
         /// The identifier.
         text: String,
     },
-    /// A new Namespace of a User with a quota has no owner, so it would count against nobody.
+    /// A User with a quota creates a Namespace without an owner, so the Namespace would not count towards any quota.
     NoOwner {
         /// The User who creates it.
         by: String,
     },
-    /// Its owner does not exist, or has neither a quota nor a role to control it by.
+    /// A User with a quota creates a Namespace whose owner does not exist, or has neither a quota nor a role. The guard
+    /// does not prevent others from taking control of an owner without roles.
     UncountedOwner {
         /// The User who creates it.
         by: String,
         /// The owner.
         owner: String,
     },
+    /// A change of a Namespace makes or ends a field manager or manifest that names the lock, so that a tool would
+    /// remove the lock. The requester does not hold the lock.
+    LockOwnership,
 }
 
 impl fmt::Display for Conflict {
@@ -72,11 +76,11 @@ impl fmt::Display for Conflict {
         match self {
             Self::Taken { username, other } => write!(
                 f,
-                "spec.username: {username} already exists: User {other} holds or wants it; waiting for a name \
+                "spec.username: {username} already exists: User {other} holds or is waiting for it; waiting for it \
                  requires the verb bind on every role"
             ),
             Self::RenameTaken { username, other } => {
-                write!(f, "spec.username: {username} already exists: User {other} holds or wants it")
+                write!(f, "spec.username: {username} already exists: User {other} holds or is waiting for it")
             }
             Self::NameIsUsername { name, other } => {
                 write!(f, "metadata.name: {name} is the username of User {other}; choose another name")
@@ -97,12 +101,17 @@ impl fmt::Display for Conflict {
             Self::NoOwner { by } => write!(
                 f,
                 "metadata.labels[{OWNER_LABEL}]: is required: User {by} has a quota, and a Namespace without an owner \
-                 would not count towards any; set it to {by}"
+                 would not count towards any quota; set it to {by}"
             ),
             Self::UncountedOwner { by, owner } => write!(
                 f,
                 "metadata.labels[{OWNER_LABEL}]: User {owner} does not exist, or has neither a quota nor a role. User \
                  {by} has a quota, and the Namespace would not count towards it; set it to {by}"
+            ),
+            Self::LockOwnership => write!(
+                f,
+                "metadata: a tool would remove the annotation {LOCKED_BY_ANNOTATION}, because this changes which field \
+                 manager or applied manifest names it; only the holder of the lock or an administrator can do that"
             ),
         }
     }
@@ -112,11 +121,11 @@ impl Denial for Conflict {
     fn without_details(&self) -> String {
         match self {
             Self::Taken { username, .. } => format!(
-                "spec.username: {username} already exists: another User holds or wants it; waiting for a name requires \
-                 the verb bind on every role"
+                "spec.username: {username} already exists: another User holds or is waiting for it; waiting for it \
+                 requires the verb bind on every role"
             ),
             Self::RenameTaken { username, .. } => {
-                format!("spec.username: {username} already exists: another User holds or wants it")
+                format!("spec.username: {username} already exists: another User holds or is waiting for it")
             }
             Self::NameIsUsername { name, .. } => {
                 format!("metadata.name: {name} is the username of another User; choose another name")
@@ -125,12 +134,13 @@ impl Denial for Conflict {
             Self::UsernameIsName { .. }
             | Self::Exhausted { .. }
             | Self::NoOwner { .. }
-            | Self::UncountedOwner { .. } => self.to_string(),
+            | Self::UncountedOwner { .. }
+            | Self::LockOwnership => self.to_string(),
         }
     }
 }
 
-/// Returns why a User cannot be created (`old` is `None`) or changed like this.
+/// Returns why this change of a User conflicts, or its creation if `old` is `None`.
 pub fn of_user(old: Option<&User>, new: &User, directory: &Directory) -> Option<Conflict> {
     let new_user = old.is_none();
     let taken = new_user.then(|| username_claimant(new, directory)).flatten();
@@ -140,7 +150,7 @@ pub fn of_user(old: Option<&User>, new: &User, directory: &Directory) -> Option<
         .or_else(|| exhausted(old, new, directory))
 }
 
-/// Returns why a User cannot be renamed like this.
+/// Returns why this change of a User's username conflicts.
 pub fn of_rename(old: &User, new: &User, directory: &Directory) -> Option<Conflict> {
     let taken = username_claimant(new, directory);
     let taken = taken.map(|other| Conflict::RenameTaken { username: new.username(), other: other.to_owned() });
@@ -149,9 +159,9 @@ pub fn of_rename(old: &User, new: &User, directory: &Directory) -> Option<Confli
         .or_else(|| exhausted(Some(old), new, directory))
 }
 
-/// Returns why a new Namespace of a requester with a quota would count against nobody. It would escape the quota
-/// without an owner, with an owner that does not exist, or with one that has neither a quota nor a role to control them
-/// by.
+/// Returns why a new Namespace of a requester with a quota would not count towards any quota: it has no owner, its
+/// owner does not exist, or its owner has neither a quota nor a role that would keep the requester from taking control
+/// of it.
 pub fn of_namespace(new: &Labels, by: Option<&str>, directory: &Directory, policy: &Policy) -> Option<Conflict> {
     let by = by.filter(|by| directory.has_quota(by))?;
     let Some(owner) = owner(new) else { return Some(Conflict::NoOwner { by: by.to_owned() }) };
@@ -163,7 +173,7 @@ pub fn of_namespace(new: &Labels, by: Option<&str>, directory: &Directory, polic
     (!counts).then(|| Conflict::UncountedOwner { by: by.to_owned(), owner: owner.to_owned() })
 }
 
-/// Returns another User that claims the username as a login name.
+/// Returns another User that holds or wants the username.
 fn username_claimant<'a>(new: &User, directory: &'a Directory) -> Option<&'a str> {
     let name = new.name_any();
     let username = Identifier { kind: IdentifierKind::Username, text: new.username() };
@@ -172,8 +182,8 @@ fn username_claimant<'a>(new: &User, directory: &'a Directory) -> Option<&'a str
 
 fn confusable_name(new: &User, directory: &Directory) -> Option<Conflict> {
     let (name, username) = (new.name_any(), new.username());
-    let namesake = directory.claimants(&name).find(|other| **other != name).map(str::to_owned);
-    if let Some(other) = namesake {
+    let other = directory.claimants(&name).find(|other| **other != name).map(str::to_owned);
+    if let Some(other) = other {
         return Some(Conflict::NameIsUsername { name, other });
     }
     confusable_username(&name, username, directory)
@@ -184,7 +194,7 @@ fn confusable_username(name: &str, username: String, directory: &Directory) -> O
     (other != name && directory.user(&other).is_some()).then_some(Conflict::UsernameIsName { username })
 }
 
-/// Looks at the identifiers that the User gains.
+/// Checks the identifiers that the User gains, and the name of a new User.
 fn exhausted(old: Option<&User>, new: &User, directory: &Directory) -> Option<Conflict> {
     let name = new.name_any();
     let had = old.map(|old| CompactUser::of(old).identifiers).unwrap_or_default();

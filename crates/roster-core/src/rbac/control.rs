@@ -1,10 +1,11 @@
-//! What a change of `User.spec` does to the access of the identity.
+//! How a change of `User.spec` affects control of the identity.
 
 use jiff::Timestamp;
 use roster_api::user::{DeletionPolicy, DesiredState};
 use roster_api::{UserSpec, Validity};
 
-/// Returns the part of a User's spec that controls the identity. A field counts as control unless it is cleared here.
+/// Returns the part of a User's spec that controls the identity. Every field counts as control unless it is cleared
+/// here, so new fields count by default.
 pub(super) fn controls(spec: &UserSpec) -> UserSpec {
     UserSpec {
         display_name: None,
@@ -21,14 +22,42 @@ pub(super) fn controls(spec: &UserSpec) -> UserSpec {
     }
 }
 
-/// Returns whether a change controls the identity only by disabling it, banning it or shortening its validity. It gives
-/// nothing to anybody, because an inactive User counts as holding all its roles.
+/// Whether a field of `User.spec`, by its JSON name, does not control the identity. The same fields as in [`controls`].
+pub fn is_descriptive(field: &str) -> bool {
+    matches!(
+        field,
+        "displayName"
+            | "firstName"
+            | "lastName"
+            | "mobile"
+            | "language"
+            | "timezone"
+            | "preferredShell"
+            | "zone"
+            | "quota"
+            | "deletionPolicy"
+    )
+}
+
+/// Returns whether a change affects control of the identity only by disabling or banning it or by shortening its
+/// validity. Such a change is no step towards taking the identity over, because the guard treats an inactive User as if
+/// it still held all its roles.
 pub(super) fn is_reduction(old: &UserSpec, new: &UserSpec) -> bool {
     let rest = |spec: &UserSpec| UserSpec { state: DesiredState::default(), validity: None, ..controls(spec) };
     severity(old.state) <= severity(new.state) && contains(old, new) && rest(old) == rest(new)
 }
 
-/// Banned is permanent, so Disabled is a way back from it.
+/// Returns whether this field, by its JSON name, disables, bans or limits the User in time.
+pub(super) fn restricts(spec: &UserSpec, field: &str) -> bool {
+    match field {
+        "state" => spec.state != DesiredState::Active,
+        "validity" => spec.validity.as_ref().is_some_and(|validity| *validity != Validity::default()),
+        _ => false,
+    }
+}
+
+/// Returns how far a state restricts the User. Bans are meant to be permanent, so a change from Banned to Disabled
+/// relaxes the state.
 const fn severity(state: DesiredState) -> u8 {
     match state {
         DesiredState::Active => 0,
@@ -76,7 +105,7 @@ mod tests {
     #[case((Active, Some(1), Some(9)), (Active, None, Some(8)), false)]
     #[case((Active, Some(1), Some(9)), (Active, Some(2), Some(10)), false)]
     #[case((Active, Some(1), Some(9)), (Disabled, Some(2), None), false)]
-    fn only_less_access_is_a_reduction(
+    fn only_changes_that_reduce_access_are_reductions(
         #[case] old: (DesiredState, End, End),
         #[case] new: (DesiredState, End, End),
         #[case] expected: bool,
@@ -85,7 +114,34 @@ mod tests {
     }
 
     #[test]
-    fn nothing_else_that_controls_the_identity_may_change_with_it() {
+    fn descriptive_fields_are_those_that_control_nothing() {
+        let spec = serde_json::json!({
+            "username": "j", "email": "j@example.com", "additionalEmails": ["k@example.com"], "displayName": "J",
+            "firstName": "J", "lastName": "J", "mobile": "+44", "language": "en", "timezone": "UTC",
+            "preferredShell": "zsh", "githubUsername": "j", "domain": "d", "zone": "z", "state": "Banned", "admin": true,
+            "validity": {"notAfter": "2036-01-01T00:00:00Z"}, "groups": ["g"], "requirePasswordChange": true,
+            "connector": {"type": "ldap", "id": "c"}, "identities": [{"type": "ldap", "id": "i"}],
+            "secondFactor": "Required", "allowedCIDRs": ["192.0.2.0/24"], "quota": {"hard": {"pods": "1"}},
+            "notification": {"type": "webhook", "url": "https://example.com"}, "deletionPolicy": "Orphan",
+            "extra": {"a": ["b"]}, "passwordSecretRef": {"name": "j", "namespace": "default"},
+        });
+        let full: UserSpec = serde_json::from_value(spec.clone()).unwrap();
+        let serialized = serde_json::to_value(&full).unwrap();
+        assert_eq!(
+            serialized.as_object().unwrap().keys().collect::<Vec<_>>(),
+            spec.as_object().unwrap().keys().collect::<Vec<_>>()
+        );
+        for field in spec.as_object().unwrap().keys() {
+            let mut without = spec.clone();
+            without.as_object_mut().unwrap().remove(field);
+            let without: UserSpec = serde_json::from_value(without).unwrap();
+            assert_ne!(without, full, "{field}: this is the default");
+            assert_eq!(is_descriptive(field), controls(&without) == controls(&full), "{field}");
+        }
+    }
+
+    #[test]
+    fn a_reduction_changes_nothing_else_that_controls_the_identity() {
         let active = UserSpec::default();
         let disabled = UserSpec { state: Disabled, ..active.clone() };
         assert!(is_reduction(&active, &UserSpec { display_name: Some("Jane".to_owned()), ..disabled.clone() }));

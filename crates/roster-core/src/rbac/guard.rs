@@ -1,33 +1,32 @@
-//! The guard: nobody gains a right through Roster that they could not have granted directly.
+//! The guard: no requester gains a right through Roster that they could not have granted directly.
 //!
-//! One rule on every path: *to control an identity, you must be able to bind every role that it holds, held before the
-//! write or would hold after it*. This module derives the requirements of a change. `roster_server::admission::access`
-//! asks kube-apiserver whether the requester meets them. Identities are counted by name, existing or not: two racing
-//! writes must not achieve together what neither may do alone.
+//! One rule applies to all writes: *to control an identity, a requester must be able to bind every role that the
+//! identity holds before the write or would hold after it*. This module derives the requirements of a change.
+//! `roster_server::admission::access` asks kube-apiserver whether the requester meets them. Identities count by name,
+//! whether or not they exist, so that two racing writes cannot achieve together what neither may do alone.
 
 use std::collections::BTreeSet;
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::{Resource, ResourceExt};
 use roster_api::role_binding::{RoleKind, RoleRef, Subject, SubjectKind};
-use roster_api::{Group, OWNER_LABEL, RoleBinding, User};
-use roster_credentials::claim::fold;
+use roster_api::{Group, OWNER_LABEL, RoleBinding, SOURCE_ID_ANNOTATION, User};
 
 use super::Policy;
-use super::control::{controls, is_reduction};
+use super::control::{self, controls, is_reduction};
+use super::ownership;
 use super::requirement::{AffectedIdentity, Requirement, RequirementReason, Requirements};
 use crate::directory::bindings::{Binding, Scope};
-use crate::directory::compact_user::CompactUser;
-use crate::directory::labels::Labels;
+use crate::directory::labels::{Effect, LabelChange, Labels};
 use crate::directory::membership::DeclaredMembers;
 use crate::directory::native::{Grant, Holder};
-use crate::directory::tombstones::Tombstone;
 use crate::directory::{Directory, declared_members};
+
+mod names;
 
 /// The label that kube-apiserver sets on every Namespace.
 const NAMESPACE_NAME_LABEL: &str = "kubernetes.io/metadata.name";
 
-/// A write to be judged: old and new object. The old one is `None` on create, the new one on delete.
+/// A write that the guard checks: the old and the new object. The old one is `None` on create, the new one on delete.
 #[derive(Debug)]
 pub enum GuardedChange<'a> {
     /// A User.
@@ -44,10 +43,12 @@ pub enum GuardedChange<'a> {
         old: Option<&'a Labels>,
         /// The labels after the change.
         new: &'a Labels,
+        /// Those that a tool may remove after the change.
+        removable: &'a BTreeSet<String>,
         /// The User who makes the change; `None` if the requester is not a User.
         by: Option<&'a str>,
     },
-    /// Of credentials of these Users: their own, or a password Secret that names them.
+    /// The credentials of these Users, or a password Secret that names them.
     Credential(BTreeSet<&'a str>),
 }
 
@@ -59,16 +60,16 @@ pub fn requirements(change: &GuardedChange<'_>, directory: &Directory, policy: &
         GuardedChange::User(old, new) => collector.user(*old, *new),
         GuardedChange::Group(old, new) => collector.group(*old, *new),
         GuardedChange::RoleBinding(old, new) => collector.role_binding(*old, *new),
-        GuardedChange::Namespace { name, old, new, by } => {
+        GuardedChange::Namespace { name, old, new, removable, by } => {
             collector.owner(*old, new, *by);
-            collector.namespace(*name, *old, new);
+            collector.namespace(*name, *old, new, removable);
         }
         GuardedChange::Credential(users) => collector.credential(users),
     }
     collector.found
 }
 
-/// Returns the groups along a cycle that the change would close.
+/// Returns the groups along the cycle of `memberGroups` that the change would close, if any.
 pub fn cycle(new: &Group, directory: &Directory) -> Option<Vec<String>> {
     let children = new.spec.member_groups.iter().cloned().collect();
     directory.memberships.would_cycle(&new.name_any(), &children)
@@ -81,7 +82,7 @@ pub(super) fn owner(labels: &Labels) -> Option<&str> {
 
 /// Names and declared rights of an identity.
 struct Identity<'a> {
-    who: AffectedIdentity,
+    affected: AffectedIdentity,
     name: &'a str,
     username: &'a str,
     is_admin: bool,
@@ -93,8 +94,8 @@ struct Identity<'a> {
 enum Extent {
     Everything,
     /// Everything except what an administrator of a single namespace can grant: native bindings in a namespace, and
-    /// Roles of a namespace. Otherwise, they could keep anybody from being disabled, by granting something that nobody
-    /// else may bind.
+    /// Roles of a namespace. Otherwise, such an administrator could prevent any User from being disabled, by granting
+    /// it a role that no one else may bind.
     BeyondNamespaces,
 }
 
@@ -106,11 +107,15 @@ struct RequirementCollector<'a> {
 }
 
 impl RequirementCollector<'_> {
-    /// Deleting a User also takes control of it: it could be recreated with another password before somebody restores
-    /// its groups.
+    /// Deleting a User counts as taking control of it: it could be recreated with another password before an
+    /// administrator restores its groups.
     fn user(&mut self, old: Option<&User>, new: Option<&User>) {
-        if is_handed_over(old, new) {
+        if may_be_garbage_collected(old, new) {
             self.user(old, None);
+        }
+        if let Some(field) = ownership::changed_field(old, new, control::is_descriptive) {
+            self.user(old, None);
+            self.note_field(&field);
         }
         if let Some(old) = old {
             self.successors(old, new);
@@ -118,91 +123,46 @@ impl RequirementCollector<'_> {
         let Some(name) = new.or(old).map(ResourceExt::name_any) else { return };
         let versions = || old.into_iter().chain(new);
         let of_version: Vec<BTreeSet<String>> = versions().map(|user| self.groups_of(user)).collect();
-        let memberships = &self.directory.memberships;
-        // A label that adds a second way into a group counts, because it would outlast the first one.
-        let keeps_groups = |(old, new): &(&User, &User)| {
-            memberships.selecting(old.labels()) == memberships.selecting(new.labels())
-                && of_version.windows(2).all(|pair| pair[0] == pair[1])
+        let decided = self.decided_by_labels(old, new);
+        // An import gives control of the User to the person with this identifier in the source.
+        let source_id = |user: &User| user.annotations().get(SOURCE_ID_ANNOTATION).cloned();
+        let is_kept = |(old, new): &(&User, &User)| {
+            of_version[0] == of_version[1] && decided.is_empty() && source_id(old) == source_id(new)
         };
-        let kept = old.zip(new).filter(keeps_groups);
+        let kept = old.zip(new).filter(is_kept);
         if kept.is_some_and(|(old, new)| controls(&old.spec) == controls(&new.spec)) {
             return;
         }
-        if kept.is_some_and(|(old, new)| is_reduction(&old.spec, &new.spec)) {
+        // A manager that applies would lift the restriction again with its next apply.
+        let is_lasting = |(old, new): (&User, &User)| {
+            is_reduction(&old.spec, &new.spec)
+                && !ownership::is_given_to_applier(&old.metadata, &new.metadata, control::is_descriptive, |field| {
+                    control::restricts(&old.spec, field)
+                })
+        };
+        if kept.is_some_and(is_lasting) {
             self.extent = Extent::BeyondNamespaces;
         }
-        let groups: BTreeSet<String> = of_version.into_iter().flatten().collect();
+        let groups: BTreeSet<String> = of_version.into_iter().flatten().chain(decided).collect();
         // A rename gives up what the old username holds and takes over what the new one holds.
         let usernames: BTreeSet<String> = versions().map(User::username).collect();
         for username in &usernames {
             self.identity(&Identity {
-                who: AffectedIdentity::named(format!("User {name}")),
+                affected: AffectedIdentity::named(format!("User {name}")),
                 name: &name,
                 username,
                 is_admin: versions().any(|user| user.spec.admin),
                 groups: groups.clone(),
             });
         }
-        if old.is_none() {
-            self.takes_name(&name);
-        }
         if let Some(new) = new {
+            if old.is_none() {
+                self.takes_name(&name, new);
+            }
             self.takes_emails(&name, old, new);
         }
         for username in usernames.iter().filter(|username| old.is_none_or(|old| old.username() != **username)) {
             self.takes_username(&name, username);
-        }
-    }
-
-    /// A new User takes over what a deleted User of its name declared, once somebody applies the old manifest again. If
-    /// its name is the username of a deleted User, it keeps that User from coming back.
-    fn takes_name(&mut self, name: &str) {
-        // The directory may not have seen the deletion yet.
-        if self.directory.user(name).is_some() {
-            self.person(name, true);
-        }
-        self.deleted(name, self.directory.tombstones.known_as(name));
-    }
-
-    /// A User whose username is the name or username of a deleted User keeps that User from coming back, and is
-    /// mistaken for it. The same is true of the name of any other User, existing or not: RoleBindings and Groups may
-    /// name it already.
-    fn takes_username(&mut self, name: &str, username: &str) {
-        self.deleted(name, self.directory.tombstones.known_as(username));
-        let other = fold(username);
-        if other != name {
-            self.person(&other, true);
-        }
-    }
-
-    /// Applications identify people by email. A User with the email of a deleted User is mistaken for it there, and
-    /// keeps it from coming back. One with the email of another User gets the email when that User is deleted.
-    fn takes_emails(&mut self, name: &str, old: Option<&User>, new: &User) {
-        let had = old.map(|old| CompactUser::of(old).identifiers).unwrap_or_default();
-        let directory = self.directory;
-        for email in CompactUser::of(new).identifiers.iter().skip(1).filter(|email| !had.contains(email)) {
-            self.deleted(name, directory.tombstones.known_as(email));
-            for other in directory.claimants(email).filter(|other| *other != name) {
-                self.person(other, false);
-            }
-        }
-    }
-
-    /// Requires control of deleted Users. `named` is the name that the request contains.
-    fn deleted<'b>(&mut self, named: &str, tombstones: impl Iterator<Item = &'b Tombstone>) {
-        for tombstone in tombstones {
-            let Tombstone { user, is_admin, deleted, .. } = tombstone;
-            let (deleted, expires) = (deleted.strftime("%F"), tombstone.expires().strftime("%F"));
-            for username in tombstone.usernames() {
-                let text = format!("User {user} (deleted on {deleted}, its name is protected until {expires})");
-                self.identity(&Identity {
-                    who: AffectedIdentity { text, is_named: user == named },
-                    name: user,
-                    username,
-                    is_admin: *is_admin,
-                    groups: self.directory.claims_of_deleted(tombstone),
-                });
-            }
         }
     }
 
@@ -211,33 +171,37 @@ impl RequirementCollector<'_> {
         self.directory.memberships.would_claim(&name, labels, &user.spec.groups)
     }
 
-    /// Requires control of Users that wait for an identifier that this change releases: they gain what is bound to that
-    /// name and what is bound to themselves. Only an identifier that the User holds can be released.
-    fn successors(&mut self, old: &User, new: Option<&User>) {
-        let name = old.name_any();
-        let (had, keeps) = (CompactUser::of(old), new.map(CompactUser::of));
-        let given_up = had.identifiers.iter().enumerate().filter(|(i, identifier)| {
-            (*i > 0 || had.holds_username())
-                && !keeps.as_ref().is_some_and(|keeps| keeps.identifiers.contains(identifier))
-        });
-        let directory = self.directory;
-        for (_, identifier) in given_up {
-            for other in directory.claimants(identifier).filter(|other| **other != name) {
-                let waits = directory.user(other).is_some_and(|other| other.identifiers.first() == Some(identifier));
-                if waits {
-                    self.person(other, false);
-                }
+    /// Returns the groups of whose `memberSelector` the change of labels affects a condition, and the groups above them.
+    /// Each condition counts by itself. Otherwise, a requester could change one label while another keeps the User out of
+    /// the group, and have a tool change the other one.
+    fn decided_by_labels(&self, old: Option<&User>, new: Option<&User>) -> BTreeSet<String> {
+        let bare = Labels::new();
+        let before = old.map_or(&bare, ResourceExt::labels);
+        match new {
+            Some(new) => {
+                let removable = ownership::removable_labels(old.map(Resource::meta), &new.metadata);
+                self.affected(&LabelChange { before, after: new.labels(), removable: &removable }, Effect::Any)
             }
+            // The tombstone keeps the conditions that hold now.
+            None => self.affected(&LabelChange { before, after: &bare, removable: &BTreeSet::new() }, Effect::Holds),
         }
     }
 
+    fn affected(&self, change: &LabelChange<'_>, counts: Effect) -> BTreeSet<String> {
+        self.directory.memberships.affected(change, counts)
+    }
+
     fn group(&mut self, old: Option<&Group>, new: Option<&Group>) {
-        if is_handed_over(old, new) {
+        if may_be_garbage_collected(old, new) {
             self.group(old, None);
+        }
+        if let Some(field) = ownership::changed_field(old, new, is_descriptive_of_group) {
+            self.group(old, None);
+            self.note_field(&field);
         }
         let Some(name) = new.or(old).map(ResourceExt::name_any) else { return };
         let (before, after) = (old.map(declared_members), new.map(declared_members));
-        if before == after {
+        if before == after && old.map(origin) == new.map(origin) {
             return;
         }
         let memberships = &self.directory.memberships;
@@ -251,23 +215,26 @@ impl RequirementCollector<'_> {
         let mut touched: BTreeSet<String> = had.symmetric_difference(&has).cloned().collect();
         let accepts = |declared: Option<&DeclaredMembers>| declared.is_some_and(|declared| declared.accepts_declared);
         if old.is_none() || new.is_none() || accepts(before.as_ref()) != accepts(after.as_ref()) {
-            // Users that name it or that it selects join or leave.
+            // Users that name the group or that it selects join or leave it.
             touched.extend(memberships.claimants(&name).map(str::to_owned));
         }
         let mut groups = BTreeSet::new();
         for user in touched {
             groups.extend(memberships.claims(&user));
-            self.person_without_groups(&user, false);
+            self.user_by_name_without_groups(&user, false);
         }
         for group in groups {
             self.group_identity(&group, &AffectedIdentity::other("a User whose membership changes"));
         }
     }
 
-    /// What was bound before counts as well as what is bound after: an identity that loses its roles for a moment would
-    /// be easy to take over. Validity does not matter, as in the policies that decide.
+    /// The binding before the change counts as well as the one after it, because an identity that loses its roles for a
+    /// moment would be easy to take over. Validity does not matter, as in the admission policies that enforce the rule.
     fn role_binding(&mut self, old: Option<&RoleBinding>, new: Option<&RoleBinding>) {
-        if !is_handed_over(old, new) && old.map(|old| &old.spec) == new.map(|new| &new.spec) {
+        // As in the admission policies that enforce the rule, any change of labels and annotations counts.
+        let is_kept = !may_be_garbage_collected(old, new)
+            && !ownership::differs(old.map(Resource::meta), new.map(Resource::meta));
+        if is_kept && old.map(|old| &old.spec) == new.map(|new| &new.spec) {
             return;
         }
         for binding in old.into_iter().chain(new).map(Binding::of) {
@@ -281,9 +248,9 @@ impl RequirementCollector<'_> {
         }
     }
 
-    /// A namespace is charged to its owner. Changing the owner therefore requires control of both owners, and the verb
-    /// `assign` on each of them other than the requester. Owners may not simply give a namespace up: it would count
-    /// against nobody.
+    /// A namespace counts towards its owner's quota. Changing the owner therefore requires control of the old and the
+    /// new owner, and the verb `assign` on each of them other than the requester. Owners may not simply give a
+    /// namespace up, because it would no longer count towards any quota.
     fn owner(&mut self, old: Option<&Labels>, new: &Labels, by: Option<&str>) {
         let (before, after) = (old.and_then(owner), owner(new));
         if before == after {
@@ -292,111 +259,129 @@ impl RequirementCollector<'_> {
         // The requester may not be able to read who owned the Namespace before.
         let is_named = |user: &str| after == Some(user) || by == Some(user);
         for user in after.filter(|after| by != Some(after)).into_iter().chain(before) {
-            self.person(user, is_named(user));
+            self.user_by_name(user, is_named(user));
         }
         for user in before.into_iter().chain(after).filter(|user| by != Some(user)) {
             let identity = AffectedIdentity { text: format!("User {user}"), is_named: is_named(user) };
             let by = format!("metadata.labels[{OWNER_LABEL}]");
             self.found.insert(Requirement::Assign(user.to_owned()), RequirementReason { identity, by });
         }
+        self.note_field(&format!("metadata.labels[{OWNER_LABEL}]"));
+    }
+
+    /// Notes which field of the request the requirements found so far come from.
+    fn note_field(&mut self, field: &str) {
         for reason in self.found.values_mut() {
-            reason.identity.text = format!("{} (metadata.labels[{OWNER_LABEL}])", reason.identity);
+            reason.identity.text = format!("{} ({field})", reason.identity);
         }
     }
 
-    fn namespace(&mut self, name: Option<&str>, old: Option<&Labels>, new: &Labels) {
-        // A selector that matches a new Namespace without any chosen label was granted by the author of the binding.
-        // Only labels can be chosen in order to match.
+    fn namespace(&mut self, name: Option<&str>, old: Option<&Labels>, new: &Labels, removable: &BTreeSet<String>) {
+        // If a selector matches a new Namespace that has no labels of its own, the author of the binding has granted
+        // that. Requirements arise only from labels, because a requester can choose them in order to match. Each condition
+        // counts by itself, because a tool may set or remove the other labels.
         let bare = Labels::from([(NAMESPACE_NAME_LABEL.to_owned(), name.unwrap_or_default().to_owned())]);
-        let before = self.directory.bindings.selecting(old.unwrap_or(&bare));
-        for entered in self.directory.bindings.selecting(new).difference(&before) {
-            let Some(binding) = self.directory.bindings.get(entered) else { continue };
+        let bindings = &self.directory.bindings;
+        // kube-apiserver sets this label again, so no tool can remove it.
+        let removable = removable.iter().filter(|label| *label != NAMESPACE_NAME_LABEL).cloned().collect();
+        let change = LabelChange { before: old.unwrap_or(&bare), after: new, removable: &removable };
+        for entered in bindings.affected(&change, Effect::Holds) {
+            let Some(binding) = bindings.get(&entered) else { continue };
             let grant = Grant { role: binding.role.clone(), namespace: name.map(str::to_owned) };
             let subjects: Vec<String> =
                 binding.subjects.iter().take(3).map(|subject| format!("{:?} {}", subject.kind, subject.name)).collect();
             let subjects = AffectedIdentity::other(subjects.join(", "));
-            self.require(grant, &subjects, &format!("RoleBinding {entered}, which the labels match"));
+            self.require(
+                grant,
+                &subjects,
+                &format!("RoleBinding {entered}, whose namespaceSelector mentions the labels"),
+            );
         }
     }
 
     /// Requires control of every User that a password Secret names, whether or not the User refers to the Secret yet:
-    /// it may do so later. A deleted User may refer to it when it comes back.
+    /// it may do so later. A deleted User may refer to the Secret when it is restored.
     fn credential(&mut self, users: &BTreeSet<&str>) {
         for user in users {
-            self.person(user, true);
+            self.user_by_name(user, true);
             if self.directory.user(user).is_none() {
                 self.deleted(user, self.directory.tombstones.of(user));
             }
         }
     }
 
-    /// Requires control of a User by name. If it does not exist yet, its username will most likely be its name.
-    fn person(&mut self, name: &str, is_named: bool) {
-        let who = AffectedIdentity { text: format!("User {name}"), is_named };
+    /// Requires control of a User by name. If it does not exist yet, its username is assumed to be its name, the
+    /// default.
+    fn user_by_name(&mut self, name: &str, is_named: bool) {
+        let affected = AffectedIdentity { text: format!("User {name}"), is_named };
         for group in self.directory.memberships.claims(name) {
-            self.group_identity(&group, &who);
+            self.group_identity(&group, &affected);
         }
-        self.person_without_groups(name, is_named);
+        self.user_by_name_without_groups(name, is_named);
     }
 
-    fn person_without_groups(&mut self, name: &str, is_named: bool) {
+    fn user_by_name_without_groups(&mut self, name: &str, is_named: bool) {
         let person = self.directory.user(name);
         let username = person.map_or(name, |person| &person.username);
         let is_admin = person.is_some_and(|person| person.is_admin);
-        let who = AffectedIdentity { text: format!("User {name}"), is_named };
-        self.identity(&Identity { who, name, username, is_admin, groups: BTreeSet::new() });
+        let affected = AffectedIdentity { text: format!("User {name}"), is_named };
+        self.identity(&Identity { affected, name, username, is_admin, groups: BTreeSet::new() });
     }
 
     fn identity(&mut self, identity: &Identity<'_>) {
-        let who = &identity.who;
-        self.native(&Holder::User(identity.username.to_owned()), who);
-        self.bindings(SubjectKind::User, identity.name, who);
+        let affected = &identity.affected;
+        self.native(&Holder::User(identity.username.to_owned()), affected);
+        self.bindings(SubjectKind::User, identity.name, affected);
         if identity.is_admin {
             let role = RoleRef::cluster_role(&self.policy.administrator_role);
-            self.require(Grant { role, namespace: None }, who, "spec.admin");
+            self.require(Grant { role, namespace: None }, affected, "spec.admin");
         }
-        for group in &identity.groups {
-            self.group_identity(group, who);
+        self.group_identities(&identity.groups, affected);
+    }
+
+    fn group_identities(&mut self, groups: &BTreeSet<String>, affected: &AffectedIdentity) {
+        for group in groups {
+            self.group_identity(group, affected);
         }
     }
 
-    fn group_identity(&mut self, group: &str, who: &AffectedIdentity) {
-        self.native(&Holder::Group(group.to_owned()), who);
-        self.bindings(SubjectKind::Group, group, who);
+    fn group_identity(&mut self, group: &str, affected: &AffectedIdentity) {
+        self.native(&Holder::Group(group.to_owned()), affected);
+        self.bindings(SubjectKind::Group, group, affected);
     }
 
-    /// Requires what native RBAC grants, regardless of who wrote it.
-    fn native(&mut self, holder: &Holder, who: &AffectedIdentity) {
+    /// Requires what native bindings grant, whether or not Roster wrote them.
+    fn native(&mut self, holder: &Holder, affected: &AffectedIdentity) {
         let directory = self.directory;
         for (grant, mut by) in directory.natives.grants_of(holder) {
             if self.extent == Extent::BeyondNamespaces && grant.namespace.is_some() {
                 continue;
             }
             if let Some(native) = by.next() {
-                self.require(grant.clone(), who, &format!("{holder}, native {}", native.key));
+                self.require(grant.clone(), affected, &format!("{holder}, native {}", native.key));
             }
         }
     }
 
-    /// Requires what Roster's bindings grant, regardless of validity: anyone who extends one acts on the person who had
-    /// it.
-    fn bindings(&mut self, kind: SubjectKind, name: &str, who: &AffectedIdentity) {
+    /// Requires what Roster's bindings grant, regardless of validity: extending the validity of a binding grants its
+    /// role to the same subject again.
+    fn bindings(&mut self, kind: SubjectKind, name: &str, affected: &AffectedIdentity) {
         let subject = Subject { kind, name: name.to_owned() };
         let directory = self.directory;
         for binding in directory.bindings.of_subject(&subject) {
-            self.grants(binding, who, &format!("{kind:?} {name}, RoleBinding {}", binding.name));
+            self.grants(binding, affected, &format!("{kind:?} {name}, RoleBinding {}", binding.name));
         }
     }
 
-    fn grants(&mut self, binding: &Binding, who: &AffectedIdentity, by: &str) {
+    fn grants(&mut self, binding: &Binding, affected: &AffectedIdentity, by: &str) {
         let role = || binding.role.clone();
         match &binding.scope {
             // A selector also matches future namespaces.
-            Scope::Cluster | Scope::Selector(_) => self.require(Grant { role: role(), namespace: None }, who, by),
+            Scope::Cluster | Scope::Selector(_) => self.require(Grant { role: role(), namespace: None }, affected, by),
             Scope::Namespaces(_) if self.extent == Extent::BeyondNamespaces && binding.role.kind == RoleKind::Role => {}
             Scope::Namespaces(namespaces) => {
                 for namespace in namespaces {
-                    self.require(Grant { role: role(), namespace: Some(namespace.clone()) }, who, by);
+                    self.require(Grant { role: role(), namespace: Some(namespace.clone()) }, affected, by);
                 }
             }
         }
@@ -409,14 +394,18 @@ impl RequirementCollector<'_> {
     }
 }
 
-/// Returns whether a change adds owner references to an object, or removes some but not all of them. The garbage
-/// collector deletes the object once its owners are gone, so this change can cause its deletion.
-fn is_handed_over<K: Resource>(old: Option<&K>, new: Option<&K>) -> bool {
-    let (Some(old), Some(new)) = (old, new) else { return false };
-    let owner = |owner: &OwnerReference| [&owner.api_version, &owner.kind, &owner.name, &owner.uid].map(Clone::clone);
-    let owners = |object: &K| object.owner_references().iter().map(owner).collect::<BTreeSet<_>>();
-    let after = owners(new);
-    !after.is_empty() && owners(old) != after
+/// Whether a field of `Group.spec`, by its JSON name, says nothing about which group it is and who is in it.
+fn is_descriptive_of_group(field: &str) -> bool {
+    matches!(field, "description" | "domain" | "quota")
+}
+
+/// Returns what an import goes by to recognize the Group of a group in the source, and to put users into it.
+fn origin(group: &Group) -> (Option<&String>, Option<&String>) {
+    (group.annotations().get(SOURCE_ID_ANNOTATION), group.spec.display_name.as_ref())
+}
+
+fn may_be_garbage_collected<K: Resource>(old: Option<&K>, new: Option<&K>) -> bool {
+    old.zip(new).is_some_and(|(old, new)| ownership::may_be_garbage_collected(old.meta(), new.meta()))
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@ use crate::rbac::conflict::{Conflict, of_namespace, of_rename, of_user};
 use crate::rbac::requirement::Denial;
 
 #[test]
-fn users_with_a_quota_create_no_namespace_outside_it() {
+fn users_with_a_quota_cannot_create_namespaces_outside_any_quota() {
     use roster_api::QuotaSpec;
     use roster_api::common::Quantity;
     let mut directory = directory();
@@ -26,7 +26,8 @@ fn users_with_a_quota_create_no_namespace_outside_it() {
         of_namespace(labels, by, &directory, &Policy::default()).map(|conflict| conflict.to_string())
     };
     for by in ["own", "grouped"] {
-        let message = refusal(&Labels::new(), Some(by)).expect("a Namespace without an owner escapes");
+        let message =
+            refusal(&Labels::new(), Some(by)).expect("a Namespace without an owner would count towards no quota");
         assert!(message.starts_with("metadata.labels[roster.dev/owner]: is required"), "{message}");
         assert!(message.ends_with(&format!("set it to {by}")), "{message}");
         for escape in ["", "nobody", "free"] {
@@ -65,10 +66,14 @@ fn a_username_that_another_user_holds_or_wants_is_taken() {
     directory.set_user(&claimed(holder.clone(), "Claimed"), NOW);
     let taken = |conflict: Option<Conflict>| conflict.is_some_and(|found| found.to_string().contains("User holder"));
     assert!(taken(of_user(None, &user("new", spec("ALICE")), &directory)));
-    assert_eq!(of_user(Some(&waiting), &waiting, &directory), None, "it may stay");
+    assert_eq!(of_user(Some(&waiting), &waiting, &directory), None, "it keeps waiting");
     let conflict = of_rename(&user("new", spec("new")), &user("new", spec("ALICE")), &directory).unwrap();
-    assert_eq!(conflict.to_string(), "spec.username: ALICE already exists: User holder holds or wants it");
-    assert_eq!(of_rename(&holder, &user("holder", spec("ALICE")), &directory), None, "its own");
+    assert_eq!(conflict.to_string(), "spec.username: ALICE already exists: User holder holds or is waiting for it");
+    assert_eq!(
+        of_rename(&holder, &user("holder", spec("ALICE")), &directory),
+        None,
+        "only the case of its own username changes"
+    );
 }
 
 /// Callers that may create Users but not list them learn only that a name exists.
@@ -104,7 +109,7 @@ fn an_email_of_many_deleted_users_cannot_be_taken() {
             "{conflict}"
         );
     }
-    assert_eq!(of_user(Some(&taker), &taker, &directory), None, "it may keep it");
+    assert_eq!(of_user(Some(&taker), &taker, &directory), None, "it already has the email");
     let more = UserSpec { additional_emails: vec!["x@example.com".into()], ..UserSpec::default() };
     let conflict = of_user(Some(&plain), &user("bob", more), &directory).unwrap().to_string();
     assert!(conflict.starts_with("spec.additionalEmails: "), "{conflict}");

@@ -1,9 +1,10 @@
-//! What deleted Users and Groups held still counts.
+//! The guard still counts what deleted Users and Groups held.
 
 use jiff::SignedDuration;
 
 use super::*;
 use crate::directory::native::{Native, NativeKey};
+use crate::directory::tombstones::Tombstone;
 use crate::directory::tombstones::{RETENTION, StoredLabels};
 
 /// Builds a Group `power` that has a role and selects the User `labelled`.
@@ -35,16 +36,16 @@ fn i4_a_label_protects_a_name_in_either_order_of_deletion() {
         let mut directory = directory();
         let (_, power) = labelled(&mut directory);
         delete(&mut directory);
-        assert_eq!(required(&create, &directory), [EDIT], "while both are gone");
+        assert_eq!(required(&create, &directory), [EDIT], "while both are deleted");
         directory.set_group(&power, NOW);
-        assert_eq!(required(&create, &directory), [EDIT], "when the Group is back");
+        assert_eq!(required(&create, &directory), [EDIT], "when the Group is restored");
     }
     // A Group that this replica has never seen.
     let (mut directory, (labelled, power)) = (directory(), labelled(&mut directory()));
     directory.set_user(&labelled, NOW);
     directory.remove_user("labelled", NOW);
     directory.set_group(&power, NOW);
-    assert_eq!(required(&create, &directory), [EDIT], "by the labels alone");
+    assert_eq!(required(&create, &directory), [EDIT], "the labels alone match");
 }
 
 #[test]
@@ -67,7 +68,7 @@ fn i4_the_selector_of_a_deleted_group_counts_until_it_expires() {
 }
 
 #[test]
-fn i4_more_labels_than_are_stored_match_every_selector() {
+fn i4_labels_too_large_to_store_match_every_selector() {
     let mut directory = directory();
     labelled(&mut directory);
     let mut large = user("large", UserSpec::default());
@@ -130,7 +131,7 @@ fn i4_many_deleted_groups_do_not_evict_one_that_holds_a_role() {
     assert_eq!(directory.memberships.claims("labelled"), ["power".to_owned()].into(), "the others grant nothing");
 }
 
-/// Writers of Groups can nest them as deeply as they like, and the caller holds the lock of the directory.
+/// Callers that may write Groups can nest them to any depth, and the lookup runs under the lock of the directory.
 #[test]
 fn ancestors_of_deleted_groups_are_visited_once() {
     const DEPTH: usize = 500;
@@ -141,16 +142,19 @@ fn ancestors_of_deleted_groups_are_visited_once() {
         directory
             .set_group(&group(&format!("g{i}"), GroupSpec { member_groups: children, ..GroupSpec::default() }), NOW);
     }
-    let looked_at = std::cell::Cell::new(0);
+    let visits = std::cell::Cell::new(0);
     let is_bound = |group: &str| {
-        looked_at.set(looked_at.get() + 1);
+        visits.set(visits.get() + 1);
         group == "g7"
     };
     let leaves = leaves.into_iter().collect();
     assert_eq!(directory.memberships.holding(&leaves, is_bound), leaves);
-    assert!(looked_at.get() <= DEPTH + 100, "{}", looked_at.get());
+    assert!(visits.get() <= DEPTH + 100, "{}", visits.get());
     assert!(directory.memberships.holding(&leaves, |_| false).is_empty());
-    assert!(directory.memberships.holding(&["g3".to_owned()].into(), |group| group == "g7").is_empty(), "below it");
+    assert!(
+        directory.memberships.holding(&["g3".to_owned()].into(), |group| group == "g7").is_empty(),
+        "g7 is nested in g3, and not the reverse"
+    );
 }
 
 #[test]
@@ -160,12 +164,12 @@ fn i4_a_deleted_group_counts_while_it_is_named() {
     let (_, power) = labelled(&mut directory);
     directory.remove_group("power", NOW);
     assert!(required(&credential, &directory).is_empty());
-    // A RoleBinding.
+    // Named by a RoleBinding.
     directory.set_binding(&binding("power-edit", SubjectKind::Group, "power"), NOW);
     assert_eq!(required(&credential, &directory), [EDIT]);
     directory.remove_binding("power-edit");
     assert!(required(&credential, &directory).is_empty());
-    // A native binding.
+    // Named by a native binding.
     let native = Native {
         key: NativeKey { namespace: None, name: "power".to_owned() },
         uid: "n".to_owned(),
@@ -180,7 +184,7 @@ fn i4_a_deleted_group_counts_while_it_is_named() {
     assert_eq!(required(&credential, &directory), [EDIT]);
     directory.remove_native(&native.key, None);
     assert!(required(&credential, &directory).is_empty());
-    // A Group that it is nested in, two levels up.
+    // Nested two levels below a Group that a RoleBinding names.
     directory.set_binding(&binding("top-edit", SubjectKind::Group, "top"), NOW);
     let nesting = |child: &str| GroupSpec { member_groups: vec![child.to_owned()], ..GroupSpec::default() };
     directory.set_group(&group("middle", nesting("power")), NOW);
@@ -192,7 +196,7 @@ fn i4_a_deleted_group_counts_while_it_is_named() {
     assert_eq!(required(&credential, &directory), [EDIT]);
     directory.set_group(&power, NOW);
     directory.remove_user("labelled", NOW);
-    assert!(directory.memberships.claims("labelled").is_empty(), "nothing is left of it");
+    assert!(directory.memberships.claims("labelled").is_empty(), "its claims are removed with it");
 }
 
 #[test]
@@ -273,9 +277,9 @@ fn usernames_in_native_bindings_are_case_sensitive() {
 }
 
 /// RoleBindings and Groups can name a User before it exists and after its deletion. Another User with that username
-/// would keep it from coming back.
+/// would prevent it from being created.
 #[test]
-fn i4_a_username_that_is_bound_as_the_name_of_an_absent_user_takes_its_roles() {
+fn i4_taking_the_name_of_an_absent_user_as_username_requires_its_roles() {
     let mut directory = directory();
     directory.set_binding(&binding("absent-edit", SubjectKind::User, "absent"), NOW);
     directory.set_group(&group("power", GroupSpec { members: vec!["member".to_owned()], ..GroupSpec::default() }), NOW);
@@ -302,9 +306,9 @@ fn names_of_deleted_administrators_and_labelled_users_are_protected() {
     labelled.metadata.labels = Some([("team".to_owned(), "x".to_owned())].into());
     let selector = LabelSelector { match_labels: labelled.metadata.labels.clone(), ..LabelSelector::default() };
     directory.set_group(&group("power", GroupSpec { member_selector: Some(selector), ..GroupSpec::default() }), NOW);
-    for (gone, expected) in [(&root, "ClusterRole admin in the whole cluster"), (&labelled, EDIT)] {
-        let name = gone.name_any();
-        directory.set_user(gone, NOW);
+    for (deleted, expected) in [(&root, "ClusterRole admin in the whole cluster"), (&labelled, EDIT)] {
+        let name = deleted.name_any();
+        directory.set_user(deleted, NOW);
         directory.remove_user(&name, NOW);
         assert_eq!(
             required(&GuardedChange::User(None, Some(&user(&name, UserSpec::default()))), &directory),

@@ -1,4 +1,4 @@
-//! Applications identify people by email: the emails of others are protected like their names.
+//! Applications identify people by email, so the emails of other Users are protected like their names.
 
 use super::*;
 use crate::directory::tombstones::RETENTION;
@@ -34,7 +34,7 @@ fn i4_the_emails_of_a_deleted_user_are_protected_like_its_names() {
             let described = User { spec: UserSpec { zone: Some("eu".into()), ..taker.spec.clone() }, ..taker.clone() };
             assert!(
                 required(&GuardedChange::User(Some(&taker), Some(&described)), &directory).is_empty(),
-                "it keeps it"
+                "the email is unchanged"
             );
         }
     }

@@ -1,4 +1,4 @@
-//! The garbage collector deletes objects whose owners are gone, so adding owner references counts as deletion.
+//! The garbage collector deletes objects whose owners no longer exist, so adding owner references counts as deletion.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 
@@ -20,7 +20,7 @@ fn owned<K: Resource + Clone>(object: &K, owners: &[OwnerReference]) -> K {
     object
 }
 
-/// Users, Groups and RoleBindings that hold, select or bind `edit`.
+/// A User, a Group and a RoleBinding, each of which holds or binds `edit`, and a directory of the first two.
 fn objects() -> (Directory, User, Group, RoleBinding) {
     let mut directory = directory();
     let (boss, power) = (in_group("boss", "power"), group("power", GroupSpec::default()));

@@ -2,15 +2,16 @@
 //! control of an identity that holds, or ever held, a role that the requester may not bind.
 //!
 //! The requester writes at random. An administrator deletes Users, deletes Groups together with the Users that they
-//! select, and restores earlier versions of objects at random. A naive model, independent of the directory, computes
+//! select, and restores earlier versions of objects at random. A pipeline sets labels that a User had before, and keeps
+//! the others. A naive model, independent of the directory, computes
 //! what identities hold: an upper bound that ignores cuts in cycles and the validity of bindings and memberships, and
 //! includes groups that do not exist or do not accept declared members.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, Time};
-use kube::core::ObjectMeta;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, LabelSelectorRequirement, Time};
+use kube::core::{ObjectMeta, Selector, SelectorExt};
 use proptest::prelude::*;
 use roster_api::group::Membership;
 use roster_api::role_binding::{ClusterScope, RoleBindingSpec, Scope as DeclaredScope};
@@ -68,8 +69,10 @@ enum Step {
     Offboard(String),
     /// An administrator deletes a Group, and then the Users that it selects.
     Dismantle(String),
-    /// An administrator restores a version of the history, by its position.
+    /// An administrator restores an earlier version of an object, by its position in the history.
     Restore(prop::sample::Index),
+    /// A pipeline applies the labels of an earlier version of a User, by its position in the history.
+    ApplyLabels(prop::sample::Index),
 }
 
 /// The cluster and its history.
@@ -77,7 +80,7 @@ struct World {
     objects: BTreeMap<String, Object>,
     directory: Directory,
     history: Vec<Object>,
-    /// Users whose current incarnation the requester created, or whose password the requester set.
+    /// Existing Users that the requester created, or whose password the requester set.
     controlled: BTreeSet<String>,
     /// Everything that each name has ever held.
     ever_held: BTreeMap<String, BTreeSet<Grant>>,
@@ -96,7 +99,7 @@ impl World {
             owner: None,
             is_marked: false,
         });
-        // An administrator of the namespace has bound it: it does not keep the User from being disabled.
+        // Bound by an administrator of the namespace: it does not prevent the User from being disabled.
         directory.set_native(Native {
             key: NativeKey { namespace: Some("n1".to_owned()), name: "native".to_owned() },
             uid: "namespaced".to_owned(),
@@ -114,14 +117,13 @@ impl World {
             controlled: BTreeSet::new(),
             ever_held: BTreeMap::new(),
         };
-        // Only the last object of each name: changes by an administrator before the sequence are not part of the
-        // history.
+        // Only the last object of each name: earlier versions from before the sequence are not part of the history.
         let initial: BTreeMap<String, Object> = initial.into_iter().map(|object| (object.key(), object)).collect();
         for object in initial.into_values() {
             world.put(object);
         }
         world.ever_held.clear();
-        world.note_holdings();
+        world.record_held_roles();
         world
     }
 
@@ -133,7 +135,7 @@ impl World {
         }
         self.objects.insert(object.key(), object.clone());
         self.history.push(object);
-        self.note_holdings();
+        self.record_held_roles();
     }
 
     fn remove(&mut self, name: &str) {
@@ -144,7 +146,7 @@ impl World {
             None => {}
         }
         self.controlled.remove(name);
-        self.note_holdings();
+        self.record_held_roles();
     }
 
     /// Returns whether the guard admits a change by the requester.
@@ -170,11 +172,11 @@ impl World {
             (Some(Object::RoleBinding(old)), Object::RoleBinding(new)) => {
                 self.admits(&GuardedChange::RoleBinding(Some(old), Some(new)))
             }
-            _ => unreachable!("names tell the kinds apart"),
+            _ => unreachable!("objects of different kinds have different names"),
         }
     }
 
-    fn take(&mut self, step: Step) {
+    fn perform(&mut self, step: Step) {
         match step {
             Step::Write(new) => {
                 if self.admits_write(&new) {
@@ -207,7 +209,20 @@ impl World {
                     self.restore(position.get(&self.history).clone());
                 }
             }
+            Step::ApplyLabels(position) => {
+                if !self.history.is_empty() {
+                    self.apply_labels(position.get(&self.history).clone());
+                }
+            }
         }
+    }
+
+    fn apply_labels(&mut self, earlier: Object) {
+        let Object::User(earlier) = earlier else { return };
+        let Some(Object::User(present)) = self.objects.get(&earlier.name_any()) else { return };
+        let mut user = present.clone();
+        user.labels_mut().extend(earlier.labels().clone());
+        self.put(Object::User(user));
     }
 
     /// An administrator deletes a Group whose members come from its selector alone, and then the Users that it selects.
@@ -239,7 +254,7 @@ impl World {
         }
     }
 
-    fn note_holdings(&mut self) {
+    fn record_held_roles(&mut self) {
         for name in USERS {
             if let Some(Object::User(user)) = self.objects.get(name) {
                 let held = self.held_by(user);
@@ -313,8 +328,8 @@ impl World {
 }
 
 fn selects(group: &Group, user: &User) -> bool {
-    let selector = group.spec.member_selector.as_ref().and_then(|selector| selector.match_labels.as_ref());
-    selector.is_some_and(|wanted| wanted.iter().all(|(key, value)| user.labels().get(key) == Some(value)))
+    let selector = group.spec.member_selector.clone();
+    selector.is_some_and(|selector| Selector::try_from(selector).expect("it is valid").matches(user.labels()))
 }
 
 fn metadata(name: &str) -> ObjectMeta {
@@ -326,7 +341,9 @@ fn some_of(names: &'static [&'static str]) -> impl Strategy<Value = Vec<String>>
 }
 
 fn users() -> impl Strategy<Value = Object> {
-    let labels = prop::option::weighted(0.3, Just(Labels::from([("team".to_owned(), "a".to_owned())])));
+    let some = prop::sample::subsequence(vec!["team", "level", "contractor"], 1..=3);
+    let labels = some.prop_map(|keys| keys.into_iter().map(|key| (key.to_owned(), "a".to_owned())).collect());
+    let labels = prop::option::weighted(0.4, labels);
     let username = prop::option::weighted(0.1, Just(NATIVE_USERNAME.to_owned()));
     let states = vec![DesiredState::Active, DesiredState::Disabled, DesiredState::Banned];
     let activity = (prop::sample::select(states), prop::option::weighted(0.2, validities()));
@@ -339,18 +356,16 @@ fn users() -> impl Strategy<Value = Object> {
 }
 
 fn groups() -> impl Strategy<Value = Object> {
-    let labels = || [("team".to_owned(), "a".to_owned())].into();
-    let selector = LabelSelector { match_labels: Some(labels()), ..LabelSelector::default() };
     let fields = (
         prop::sample::select(&GROUPS[..]),
         some_of(&USERS),
         some_of(&GROUPS),
-        prop::option::weighted(0.2, Just(selector)),
+        prop::option::weighted(0.2, selectors()),
         any::<bool>(),
         prop::option::weighted(0.3, (prop::sample::select(&USERS[..]), validities())),
     );
     // Half of them have members by a selector alone.
-    let fields = (fields, prop::option::of(Just(LabelSelector { match_labels: Some(labels()), ..Default::default() })));
+    let fields = (fields, prop::option::of(selectors()));
     fields.prop_map(|(fields, selector_alone)| {
         let (name, mut members, mut member_groups, mut member_selector, accept_declared_members, mut timed) = fields;
         member_groups.retain(|group| group != name);
@@ -367,6 +382,20 @@ fn groups() -> impl Strategy<Value = Object> {
             ..GroupSpec::default()
         };
         Object::Group(Box::new(Group { metadata: metadata(name), spec, status: None }))
+    })
+}
+
+/// Selectors with one or several conditions.
+fn selectors() -> impl Strategy<Value = LabelSelector> {
+    let expression = |(key, operator): (&str, &str)| LabelSelectorRequirement {
+        key: key.to_owned(),
+        operator: operator.to_owned(),
+        values: None,
+    };
+    let conditions = [("team", "Exists"), ("level", "Exists"), ("contractor", "DoesNotExist")];
+    prop::sample::subsequence(conditions.to_vec(), 1..=3).prop_map(move |conditions| LabelSelector {
+        match_expressions: Some(conditions.into_iter().map(expression).collect()),
+        match_labels: None,
     })
 }
 
@@ -414,6 +443,7 @@ fn steps() -> impl Strategy<Value = Step> {
         2 => prop::sample::select(&USERS[..]).prop_map(|name| Step::Offboard(name.to_owned())),
         2 => prop::sample::select(&GROUPS[..]).prop_map(|name| Step::Dismantle(name.to_owned())),
         2 => any::<prop::sample::Index>().prop_map(Step::Restore),
+        2 => any::<prop::sample::Index>().prop_map(Step::ApplyLabels),
     ]
 }
 
@@ -427,7 +457,7 @@ proptest! {
     ) {
         let mut world = World::new(initial);
         for step in steps {
-            world.take(step.clone());
+            world.perform(step.clone());
             prop_assert_eq!(world.escalation(), None, "after {:?}", step);
         }
         // An administrator may restore anything at the end.

@@ -63,6 +63,7 @@ fn describe(requirement: &Requirement) -> String {
     match requirement {
         Requirement::Bind(grant) => grant.to_string(),
         Requirement::Assign(user) => format!("assign on {user}"),
+        Requirement::DeleteNamespace(name) => format!("delete of {name}"),
     }
 }
 
@@ -72,7 +73,8 @@ fn labels_change<'a>(
     new: &'a Labels,
     by: Option<&'a str>,
 ) -> GuardedChange<'a> {
-    GuardedChange::Namespace { name, old, new, by }
+    static NONE: BTreeSet<String> = BTreeSet::new();
+    GuardedChange::Namespace { name, old, new, removable: &NONE, by }
 }
 
 const EDIT: &str = "ClusterRole edit in the whole cluster";
@@ -131,7 +133,7 @@ fn memberships_and_bindings_count_outside_their_validity() {
 }
 
 #[test]
-fn handing_over_a_name_requires_control_of_the_waiting_user() {
+fn releasing_a_username_requires_control_of_the_user_that_waits_for_it() {
     let mut directory = directory();
     let holder = claimed(user("Alice", UserSpec { username: Some("Alice".into()), ..UserSpec::default() }), "Claimed");
     let waiting = UserSpec { username: Some("alice".into()), groups: vec!["power".into()], ..UserSpec::default() };
@@ -141,11 +143,14 @@ fn handing_over_a_name_requires_control_of_the_waiting_user() {
     assert_eq!(required(&GuardedChange::User(Some(&holder), None), &directory), [EDIT]);
     let idle =
         claimed(user("idle", UserSpec { username: Some("alice".into()), ..UserSpec::default() }), "UsernameConflict");
-    assert!(required(&GuardedChange::User(Some(&idle), None), &directory).is_empty(), "the loser gives up nothing");
+    assert!(
+        required(&GuardedChange::User(Some(&idle), None), &directory).is_empty(),
+        "a User that does not hold the username releases nothing"
+    );
 }
 
 #[test]
-fn an_email_claimed_as_a_username_counts_as_a_name() {
+fn releasing_an_email_that_another_user_wants_as_its_username_counts() {
     let mut directory = directory();
     let mail = |email: Option<&str>| UserSpec { email: email.map(str::to_owned), ..UserSpec::default() };
     let (before, after) =
@@ -167,7 +172,7 @@ fn declaring_members_requires_control_of_the_group_even_if_empty() {
     assert_eq!(
         required(&GuardedChange::Group(Some(&empty), None), &directory),
         [EDIT],
-        "its name would be free to join"
+        "a new Group of that name could accept anyone"
     );
     let outer = group("outer", GroupSpec { member_groups: vec!["inner".into()], ..GroupSpec::default() });
     directory.set_group(&outer, NOW);
@@ -183,8 +188,8 @@ fn declaring_members_requires_control_of_the_group_even_if_empty() {
 fn groups_without_consent_require_control_of_selected_and_waiting_users() {
     let mut directory = directory();
     directory.set_user(&in_group("boss", "power"), NOW);
-    let everybody = GroupSpec { member_selector: Some(LabelSelector::default()), ..GroupSpec::default() };
-    let trap = group("trap", everybody);
+    let all_users = GroupSpec { member_selector: Some(LabelSelector::default()), ..GroupSpec::default() };
+    let trap = group("trap", all_users);
     assert_eq!(required(&GuardedChange::Group(None, Some(&trap)), &directory), [EDIT]);
     directory.set_group(&group("closed", GroupSpec::default()), NOW);
     let mut waiting = in_group("boss", "power");
@@ -212,7 +217,11 @@ fn a_label_that_adds_a_second_path_into_a_group_counts() {
     labelled.metadata.labels = Some(team);
     for change in [GuardedChange::User(Some(&jane), Some(&labelled)), GuardedChange::User(Some(&labelled), Some(&jane))]
     {
-        assert_eq!(required(&change, &directory), [EDIT], "she would stay when she is taken out of spec.members");
+        assert_eq!(
+            required(&change, &directory),
+            [EDIT],
+            "the label would keep her in the group after her removal from spec.members"
+        );
     }
 }
 
@@ -236,29 +245,33 @@ fn deleting_a_user_requires_control_of_it() {
 fn a_binding_counts_before_and_after_a_change() {
     let directory = Directory::new(false);
     let edit = binding("b", SubjectKind::User, "jane");
-    let with = |change: &dyn Fn(&mut RoleBindingSpec)| {
+    let with_change = |change: &dyn Fn(&mut RoleBindingSpec)| {
         let mut changed = edit.clone();
         change(&mut changed.spec);
         changed
     };
-    let view = with(&|spec| spec.role_ref = RoleRef::cluster_role("view"));
+    let view = with_change(&|spec| spec.role_ref = RoleRef::cluster_role("view"));
     let view_everywhere = "ClusterRole view in the whole cluster";
     for change in
         [GuardedChange::RoleBinding(Some(&edit), Some(&view)), GuardedChange::RoleBinding(Some(&view), Some(&edit))]
     {
         assert_eq!(required(&change, &directory), [EDIT, view_everywhere]);
     }
-    let narrowed = with(&|spec| {
+    let narrowed = with_change(&|spec| {
         spec.scope = DeclaredScope { namespaces: Some(vec!["a".into()]), ..DeclaredScope::default() };
     });
     let in_a = "ClusterRole edit in namespace a";
     assert_eq!(required(&GuardedChange::RoleBinding(Some(&edit), Some(&narrowed)), &directory), [EDIT, in_a]);
-    let other = with(&|spec| spec.subjects[0].name = "john".into());
+    let other = with_change(&|spec| spec.subjects[0].name = "john".into());
     assert_eq!(required(&GuardedChange::RoleBinding(Some(&edit), Some(&other)), &directory), [EDIT]);
-    let over = with(&|spec| spec.validity = Some(Validity { not_before: None, not_after: Some(at(-100)) }));
+    let over = with_change(&|spec| spec.validity = Some(Validity { not_before: None, not_after: Some(at(-100)) }));
     assert_eq!(required(&GuardedChange::RoleBinding(Some(&edit), Some(&over)), &directory), [EDIT]);
     assert_eq!(required(&GuardedChange::RoleBinding(Some(&over), Some(&edit)), &directory), [EDIT]);
-    assert_eq!(required(&GuardedChange::RoleBinding(Some(&over), None), &directory), [EDIT], "as the policy decides");
+    assert_eq!(
+        required(&GuardedChange::RoleBinding(Some(&over), None), &directory),
+        [EDIT],
+        "as in the admission policies"
+    );
     assert!(required(&GuardedChange::RoleBinding(Some(&edit), Some(&edit)), &directory).is_empty());
 }
 
@@ -276,14 +289,14 @@ fn consent_to_declared_members_requires_control_of_the_group_and_new_members() {
             GroupSpec { accept_declared_members, member_selector: member_selector.cloned(), ..GroupSpec::default() };
         group(name, spec)
     };
-    // The group's own roles, even if nobody joins or leaves.
+    // The group's own roles, even if no User joins or leaves.
     let (closed, open) = (consent("power", false, None), consent("power", true, None));
     let mut empty = self::directory();
     empty.set_group(&closed, NOW);
     for change in [GuardedChange::Group(Some(&closed), Some(&open)), GuardedChange::Group(Some(&open), Some(&closed))] {
         assert_eq!(required(&change, &empty), [EDIT]);
     }
-    // The roles of those who join or leave, by their groups and by their labels.
+    // The roles of Users that join or leave, by their groups and by their labels.
     let mut boss = in_group("boss", "power");
     boss.spec.groups.push("harmless".to_owned());
     directory.set_user(&boss, NOW);
@@ -303,8 +316,8 @@ fn consent_to_declared_members_requires_control_of_the_group_and_new_members() {
     assert_eq!(required(&GuardedChange::Group(Some(&closed), Some(&open)), &directory), [EDIT]);
     let none = consent("labelled", false, None);
     let end = required(&GuardedChange::Group(Some(&closed), Some(&none)), &directory);
-    assert_eq!(end, [EDIT], "what the group is bound to counts for those it selects, accepted or not");
-    // Writing a User requires them whether or not the group accepts it.
+    assert_eq!(end, [EDIT], "the roles of the group count for Users that it selects, accepted or not");
+    // Writing a User requires the roles of its groups, whether or not the groups accept it.
     for member in [in_group("new", "power"), in_group("new", "harmless")] {
         let expected = if member.spec.groups == ["power"] { vec![EDIT] } else { vec![] };
         assert_eq!(required(&GuardedChange::User(None, Some(&member)), &directory), expected);
@@ -326,7 +339,11 @@ fn labels_that_add_a_namespace_to_a_binding_require_its_role() {
     assert_eq!(required(&labels_change(Some("a"), None, &labelled, None), &directory), expected);
     assert_eq!(required(&labels_change(Some("a"), Some(&bare), &labelled, None), &directory), expected);
     assert!(required(&labels_change(Some("a"), Some(&labelled), &bare, None), &directory).is_empty());
-    assert_eq!(required(&labels_change(None, None, &labelled, None), &directory), [EDIT], "a name that is made up");
+    assert_eq!(
+        required(&labels_change(None, None, &labelled, None), &directory),
+        [EDIT],
+        "the name is still to be generated"
+    );
 }
 
 fn owned_by(owner: &str) -> Labels {
@@ -339,26 +356,31 @@ fn transferring_a_namespace_requires_control_of_both_owners() {
     directory.set_user(&in_group("boss", "power"), NOW);
     directory.set_user(&user("jane", UserSpec::default()), NOW);
     let (bare, boss, jane) = (Labels::new(), owned_by("boss"), owned_by("jane"));
-    let hands = |old: Option<&Labels>, new: &Labels, by| required(&labels_change(Some("a"), old, new, by), &directory);
+    let transfer =
+        |old: Option<&Labels>, new: &Labels, by| required(&labels_change(Some("a"), old, new, by), &directory);
     let assign = |names: &[&str]| names.iter().map(|name| format!("assign on {name}")).collect::<Vec<_>>();
     let edit_and = |names: &[&str]| [vec![EDIT.to_owned()], assign(names)].concat();
     for old in [None, Some(&bare)] {
-        assert_eq!(hands(old, &boss, Some("jane")), edit_and(&["boss"]));
-        assert_eq!(hands(old, &boss, None), edit_and(&["boss"]), "an owner without a User");
-        assert!(hands(old, &boss, Some("boss")).is_empty(), "one's own");
+        assert_eq!(transfer(old, &boss, Some("jane")), edit_and(&["boss"]));
+        assert_eq!(transfer(old, &boss, None), edit_and(&["boss"]), "the requester is not a User");
+        assert!(transfer(old, &boss, Some("boss")).is_empty(), "the requester itself");
     }
     for (new, others) in [(&bare, &[][..]), (&jane, &["jane"]), (&owned_by(""), &[])] {
-        assert_eq!(hands(Some(&boss), new, Some("boss")), edit_and(others), "one's own is not let go");
-        assert_eq!(hands(Some(&boss), new, Some("jane")), edit_and(&["boss"]));
+        assert_eq!(
+            transfer(Some(&boss), new, Some("boss")),
+            edit_and(others),
+            "owners cannot release their own namespace"
+        );
+        assert_eq!(transfer(Some(&boss), new, Some("jane")), edit_and(&["boss"]));
     }
     let both = owned_by("boss").into_iter().chain([("floor".to_owned(), "3".to_owned())]).collect();
-    assert!(hands(Some(&boss), &both, None).is_empty(), "another label");
-    assert_eq!(hands(Some(&jane), &bare, None), assign(&["jane"]), "also for an owner without roles");
-    assert_eq!(hands(None, &jane, None), assign(&["jane"]));
-    assert_eq!(hands(Some(&jane), &bare, Some("jane")), assign(&[]));
+    assert!(transfer(Some(&boss), &both, None).is_empty(), "another label");
+    assert_eq!(transfer(Some(&jane), &bare, None), assign(&["jane"]), "even if the owner has no roles");
+    assert_eq!(transfer(None, &jane, None), assign(&["jane"]));
+    assert_eq!(transfer(Some(&jane), &bare, Some("jane")), assign(&[]));
     directory.set_binding(&binding("late", SubjectKind::User, "late"), NOW);
     let late = required(&labels_change(None, None, &owned_by("late"), None), &directory);
-    assert_eq!(late, edit_and(&["late"]), "not there yet");
+    assert_eq!(late, edit_and(&["late"]), "the new owner does not exist yet");
 }
 
 #[test]
@@ -369,7 +391,7 @@ fn the_reason_names_the_label() {
     assert_eq!(found.values().next().unwrap().identity.text, "User x (metadata.labels[roster.dev/owner])");
 }
 
-/// Anyone who controls what a deleted User declared about itself controls its name.
+/// A new User of the same name would take over what the deleted one declared about itself.
 #[test]
 fn reusing_the_name_of_a_deleted_user_requires_control_of_it() {
     let mut directory = directory();
@@ -381,16 +403,20 @@ fn reusing_the_name_of_a_deleted_user_requires_control_of_it() {
     let alice = user("alice", spec);
     directory.set_user(&alice, NOW);
     // Before and after the directory has seen the deletion.
-    for has_heard in [false, true] {
-        if has_heard {
+    for is_deletion_known in [false, true] {
+        if is_deletion_known {
             directory.remove_user("alice", NOW);
         }
         let new = user("alice", UserSpec::default());
-        assert_eq!(required(&GuardedChange::User(None, Some(&new)), &directory), [EDIT], "by name; heard: {has_heard}");
+        assert_eq!(
+            required(&GuardedChange::User(None, Some(&new)), &directory),
+            [EDIT],
+            "by name; deletion known: {is_deletion_known}"
+        );
         assert_eq!(
             required(&GuardedChange::Credential(["alice"].into()), &directory),
             [EDIT],
-            "a Secret that waits for it"
+            "a password Secret for the deleted User"
         );
     }
     let policy = Policy::default();
@@ -415,7 +441,7 @@ fn reusing_the_name_of_a_deleted_user_requires_control_of_it() {
     assert!(required(&GuardedChange::User(None, Some(&user("alice", UserSpec::default()))), &directory).is_empty());
     directory.set_binding(&binding("late", SubjectKind::Group, "waiting"), NOW);
     assert_eq!(required(&GuardedChange::User(None, Some(&user("alice", UserSpec::default()))), &directory), [EDIT]);
-    // Creating the next User of the name already required it.
+    // Creating the next User of that name has already required it.
     directory.set_user(&user("alice", UserSpec::default()), NOW);
     assert!(required(&GuardedChange::Credential(["alice"].into()), &directory).is_empty());
 }
@@ -426,7 +452,39 @@ mod conflicts;
 mod deleted;
 #[path = "guard_email_tests.rs"]
 mod emails;
+#[path = "guard_import_tests.rs"]
+mod imports;
+#[path = "guard_label_tests.rs"]
+mod labels;
 #[path = "guard_owner_tests.rs"]
 mod owners;
 #[path = "guard_reduction_tests.rs"]
 mod reductions;
+
+#[test]
+fn fields_that_a_tool_would_remove_require_control() {
+    let directory = directory();
+    let manifest = |spec: &str| {
+        let text = format!("{{\"spec\": {spec}}}");
+        Some([("kubectl.kubernetes.io/last-applied-configuration".to_owned(), text)].into())
+    };
+    let with = |user: &User, spec: &str| {
+        let mut user = user.clone();
+        user.metadata.annotations = manifest(spec);
+        user
+    };
+    for (user, expected) in [(in_group("jane", "power"), &[EDIT][..]), (in_group("joe", "none"), &[])] {
+        let (old, new) = (with(&user, "{}"), with(&user, r#"{"state": "Banned"}"#));
+        assert_eq!(required(&GuardedChange::User(Some(&old), Some(&new)), &directory), expected);
+        assert_eq!(required(&GuardedChange::User(Some(&old), Some(&old)), &directory), [""; 0]);
+        let change = GuardedChange::User(Some(&old), Some(&new));
+        for reason in requirements(&change, &directory, &Policy::default()).values() {
+            let field = "(metadata.annotations[kubectl.kubernetes.io/last-applied-configuration])";
+            assert_eq!(reason.identity.text, format!("User jane {field}"), "a denial names the field");
+        }
+    }
+    let old = binding("power-edit", SubjectKind::Group, "power");
+    let mut new = old.clone();
+    new.metadata.annotations = manifest("{}");
+    assert_eq!(required(&GuardedChange::RoleBinding(Some(&old), Some(&new)), &directory), [EDIT]);
+}

@@ -1,11 +1,12 @@
-//! Compiles declared bindings to native RBAC, and guards against privilege escalation through them. Pure: it reads the
-//! [`Directory`](crate::directory::Directory) and returns what to write.
+//! Compiles declared bindings to native RBAC, and guards against privilege escalation through them. Pure logic: it
+//! reads the [`Directory`](crate::directory::Directory) and returns what to write.
 
 pub mod assignments;
 pub mod compile;
 pub mod conflict;
-mod control;
+pub mod control;
 pub mod guard;
+pub mod ownership;
 pub mod permissions;
 pub mod plan;
 pub mod requirement;

@@ -1,4 +1,4 @@
-//! Effective permissions of a user by the current native RBAC, and the reasons for them.
+//! Effective permissions of a user in the current native RBAC, and the reasons for them.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -12,7 +12,7 @@ use super::rules::{allows_path, allows_resource};
 use crate::directory::Directory;
 use crate::directory::native::{Grant, Holder, Native, NativeKey, binding_of};
 
-/// Group of every user that an authenticator has recognized.
+/// Group of all authenticated users.
 pub const AUTHENTICATED: &str = "system:authenticated";
 
 /// A role that a user holds in a scope, and why.
@@ -32,19 +32,20 @@ pub fn groups_of(directory: &Directory, user: &str) -> Vec<String> {
     groups
 }
 
-/// Returns the roles that the User holds, by name and by group; none if it is not active. A namespace limits them to
-/// those that apply there.
+/// Returns the roles that the User holds, by username and by group; none if it is not active. If a namespace is given,
+/// returns only roles that apply there.
 pub fn held_by(directory: &Directory, user: &str, namespace: Option<&str>, now: Timestamp) -> Vec<HeldRole> {
     let Some(person) = directory.user(user).filter(|person| person.is_active(now)) else { return Vec::new() };
-    let by_name = (Holder::User(person.username.clone()), Vec::new());
+    let by_username = (Holder::User(person.username.clone()), Vec::new());
     let by_group = groups_of(directory, user).into_iter().map(|group| {
         let path = directory.memberships.path(user, &group).map(|path| path.groups).unwrap_or_default();
         (Holder::Group(group), path)
     });
-    let applies =
-        |grant: &Grant| namespace.is_none_or(|asked| grant.namespace.as_deref().is_none_or(|granted| granted == asked));
+    let applies = |grant: &Grant| {
+        namespace.is_none_or(|wanted| grant.namespace.as_deref().is_none_or(|granted| granted == wanted))
+    };
     let mut held = Vec::new();
-    for (holder, path) in [by_name].into_iter().chain(by_group) {
+    for (holder, path) in [by_username].into_iter().chain(by_group) {
         for (grant, natives) in directory.natives.grants_of(&holder).filter(|(grant, _)| applies(grant)) {
             held.extend(
                 natives.map(|native| HeldRole { grant: grant.clone(), reason: reason(native, &holder, path.clone()) }),
@@ -95,7 +96,7 @@ pub fn subject(holder: &Holder) -> NativeSubject {
     }
 }
 
-/// Returns the name of the RoleBinding of Roster that a native binding was compiled from.
+/// Returns the name of the Roster RoleBinding that a native binding was compiled from.
 pub fn role_binding(native: &Native) -> Option<String> {
     native.owner.as_ref().and_then(|_| binding_of(&native.key.name)).map(str::to_owned)
 }
@@ -123,7 +124,8 @@ fn content(rule: &PolicyRule) -> impl Ord + use<'_> {
     (&rule.api_groups, &rule.resources, &rule.resource_names, &rule.non_resource_urls, &rule.verbs)
 }
 
-/// Returns the rules of a role that apply in the scope where it is held: rules on paths do not apply in a namespace.
+/// Returns the rules of a role that apply in the scope where it is held: rules for non-resource paths do not apply in a
+/// namespace.
 fn rules_of<'a>(directory: &'a Directory, grant: &'a Grant) -> impl Iterator<Item = &'a PolicyRule> {
     let rules = directory.rules_of(&grant.role, grant.namespace.as_deref());
     let applies = |rule: &&PolicyRule| grant.namespace.is_none() || rule.resources.is_some();
@@ -132,9 +134,10 @@ fn rules_of<'a>(directory: &'a Directory, grant: &'a Grant) -> impl Iterator<Ite
 
 /// Returns the reasons why the held roles allow the action.
 pub fn allowing(directory: &Directory, held: Vec<HeldRole>, asked: &AccessReviewSpec) -> Vec<Reason> {
-    let place = asked.resource_attributes.as_ref().and_then(|asked| asked.namespace.clone()).unwrap_or_default();
+    let namespace_of_action =
+        asked.resource_attributes.as_ref().and_then(|asked| asked.namespace.clone()).unwrap_or_default();
     let allows = |held: &HeldRole| {
-        let applies = held.grant.namespace.as_ref().is_none_or(|namespace| *namespace == place);
+        let applies = held.grant.namespace.as_ref().is_none_or(|namespace| *namespace == namespace_of_action);
         applies && rules_of(directory, &held.grant).any(|rule| allows(rule, asked))
     };
     held.into_iter().filter(|held| allows(held)).map(|held| held.reason).collect()
@@ -150,14 +153,14 @@ pub fn allows(rule: &PolicyRule, asked: &AccessReviewSpec) -> bool {
 /// Returns the names of the held roles by namespace; `None` is the whole cluster.
 pub fn roles_by_namespace(held: &[HeldRole]) -> BTreeMap<Option<String>, BTreeSet<String>> {
     let mut roles = BTreeMap::<_, BTreeSet<String>>::new();
-    for HeldRole { grant, reason } in held.iter().filter(|held| !is_everybodys(held)) {
+    for HeldRole { grant, reason } in held.iter().filter(|held| !is_held_by_all_users(held)) {
         roles.entry(grant.namespace.clone()).or_default().insert(role_name(&reason.role));
     }
     roles
 }
 
-/// Returns whether every authenticated user holds it, such as the right to read the version, so that it says nothing
-/// about this user.
-fn is_everybodys(held: &HeldRole) -> bool {
+/// Returns whether every authenticated user holds the role, such as the right to read the version. Such a role says
+/// nothing about this user.
+fn is_held_by_all_users(held: &HeldRole) -> bool {
     held.reason.subject.name == AUTHENTICATED
 }

@@ -29,31 +29,32 @@ pub struct Stages {
     pub grants: Vec<Write>,
 }
 
-/// Returns the writes that lead from the owner's current bindings to the desired ones; empty if nothing has to change.
+/// Returns the writes that turn the current native bindings of the owner (`uid`) into the desired ones; empty if
+/// nothing has to change.
 pub fn plan(uid: &str, desired: BTreeMap<NativeKey, DesiredBinding>, natives: &Natives) -> Stages {
     let mut stages = Stages::default();
     let surplus = natives.owned_by(uid).filter(|native| !desired.contains_key(&native.key));
     stages.revocations.extend(surplus.map(delete));
     let mut held = HashMap::<(Option<&str>, &RoleRef), BTreeSet<&Holder>>::new();
     for native in natives.owned_by(uid) {
-        let place = (native.key.namespace.as_deref(), &native.role);
-        held.entry(place).or_default().extend(&native.holders);
+        let scope_and_role = (native.key.namespace.as_deref(), &native.role);
+        held.entry(scope_and_role).or_default().extend(&native.holders);
     }
     for (key, desired) in desired {
         let has = held.get(&(key.namespace.as_deref(), &desired.role));
         let is_move = has.is_some_and(|has| desired.holders.iter().all(|holder| has.contains(holder)));
         match natives.get(&key) {
-            // The role of a binding is immutable, and its owner should not change either.
+            // The role of a native binding is immutable. A binding of another owner is also recreated.
             Some(native) if native.role != desired.role || native.owner.as_deref() != Some(uid) => {
                 stages.revocations.push(delete(native));
                 stages.grants.push(Write::Apply(key, desired));
             }
-            Some(native) if is_right(native, &desired) => {}
+            Some(native) if is_up_to_date(native, &desired) => {}
             Some(native) if desired.holders.is_subset(&native.holders) => {
                 stages.revocations.push(Write::Apply(key, desired));
             }
             Some(native) => {
-                stages.revocations.extend(narrow(native, &desired));
+                stages.revocations.extend(removal(native, &desired));
                 stages.grants.push(Write::Apply(key, desired));
             }
             None if is_move => stages.moves.push(Write::Apply(key, desired)),
@@ -63,8 +64,8 @@ pub fn plan(uid: &str, desired: BTreeMap<NativeKey, DesiredBinding>, natives: &N
     stages
 }
 
-/// Returns the write that only removes the holders that leave, or nothing if none leaves.
-fn narrow(native: &Native, desired: &DesiredBinding) -> Option<Write> {
+/// Returns the write that only removes holders that are no longer desired, or `None` if all are still desired.
+fn removal(native: &Native, desired: &DesiredBinding) -> Option<Write> {
     let stay: BTreeSet<Holder> = native.holders.intersection(&desired.holders).cloned().collect();
     if stay.len() == native.holders.len() && !native.has_others {
         return None;
@@ -80,6 +81,6 @@ fn delete(native: &Native) -> Write {
     Write::Delete(native.key.clone(), native.uid.clone())
 }
 
-fn is_right(native: &Native, desired: &DesiredBinding) -> bool {
+fn is_up_to_date(native: &Native, desired: &DesiredBinding) -> bool {
     native.holders == *desired.holders && !native.has_others && native.is_marked
 }

@@ -15,9 +15,12 @@ pub type Requirements = BTreeMap<Requirement, RequirementReason>;
 pub enum Requirement {
     /// The verb `bind` on a role, in the scope where an identity holds it or would hold it.
     Bind(Grant),
-    /// The verb `assign` on this User (`users.roster.dev`): a namespace counts against its owner's quota and blocks the
-    /// owner's deletion.
+    /// The verb `assign` on this User (`users.roster.dev`). It is required because a namespace counts against its
+    /// owner's quota and blocks the owner's deletion.
     Assign(String),
+    /// The verb `delete` on this Namespace. It is required because a tool may delete the Namespace after the write, and the
+    /// bindings in it with it.
+    DeleteNamespace(String),
 }
 
 impl Requirement {
@@ -40,6 +43,9 @@ impl Requirement {
                 namespace: None,
                 verb: "assign",
             },
+            Self::DeleteNamespace(name) => {
+                Attributes { group: "", version: "v1", resource: "namespaces", name, namespace: None, verb: "delete" }
+            }
         }
     }
 }
@@ -62,15 +68,15 @@ pub struct Attributes<'a> {
 
 /// A denial whose full text (`Display`) may reveal what the requester cannot read.
 pub trait Denial: fmt::Display {
-    /// Returns the text for requesters that may not list Users. It names no other User, and says nothing about roles,
-    /// bindings and groups.
+    /// Returns the text for requesters that may not list Users. It does not name other Users, roles, bindings or
+    /// groups.
     fn without_details(&self) -> String;
 }
 
-/// An identity that a write takes control of, as messages name it.
+/// An identity that a write takes control of, in the form that messages use.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct AffectedIdentity {
-    /// Such as `User jane` or `Group engineers`.
+    /// Kind and name, such as `User jane` or `Group engineers`.
     pub text: String,
     /// Whether the request itself names the identity. Otherwise its name reveals something to the requester.
     pub is_named: bool,
@@ -127,6 +133,7 @@ impl Denial for Refused {
                 )
             }
             Requirement::Assign(_) if identity.is_named => self.to_string(),
+            Requirement::DeleteNamespace(_) => self.to_string(),
             Requirement::Assign(_) => format!(
                 "{requester} may not take a namespace from its owner: this requires the verb assign on the owner (users of \
                  roster.dev)"
@@ -141,17 +148,22 @@ impl fmt::Display for Refused {
         let Attributes { group, resource, name, namespace, verb, .. } = requirement.attributes();
         match requirement {
             Requirement::Bind(grant) => {
-                let place = namespace.map_or("cluster-wide".to_owned(), |name| format!("in namespace {name}"));
+                let scope = namespace.map_or("cluster-wide".to_owned(), |name| format!("in namespace {name}"));
                 write!(
                     f,
                     "{identity} holds or would hold {grant} (by {by}), and {requester} may not bind it: this requires \
-                     the verb {verb} on {resource}/{name} of {group}, {place}"
+                     the verb {verb} on {resource}/{name} of {group}, {scope}"
                 )
             }
             Requirement::Assign(_) => write!(
                 f,
                 "{requester} may not give a namespace to {identity} or take one away: this requires the verb {verb} on \
                  {resource}/{name} of {group}"
+            ),
+            Requirement::DeleteNamespace(_) => write!(
+                f,
+                "{by}: a tool that goes by it may delete {identity}, and {requester} may not: this requires the verb \
+                 {verb} on {resource}/{name}"
             ),
         }
     }

@@ -1,13 +1,13 @@
-//! How a CSV file is written: its delimiter, the lines before its header, and whether its quotes are balanced.
+//! Detects the notation of a CSV file: its delimiter, lines before its header, and malformed quotes.
 
-/// Delimiters that are detected. A header with equally many of two has the first.
+/// Delimiters that are detected. If a header contains two of them equally often, the earlier one in this list is used.
 const DELIMITERS: [u8; 4] = [b',', b';', b'\t', b'|'];
 
 /// Notation of a file.
 #[derive(Debug, Eq, PartialEq)]
 pub(super) struct Dialect<'a> {
     pub(super) delimiter: u8,
-    /// The file from its header on.
+    /// Content of the file, starting at the header.
     pub(super) rows: &'a [u8],
     /// Number of lines before the header.
     pub(super) skipped: usize,
@@ -16,16 +16,18 @@ pub(super) struct Dialect<'a> {
 /// A quote that RFC 4180 does not allow.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
 pub(super) enum QuoteError {
-    #[error("a quote opens in this line and is never closed. Nothing from here on is read: close it (RFC 4180)")]
+    #[error(
+        "the quote that opens on this line is never closed. Rows from here on were not read: close the quote (RFC 4180)"
+    )]
     NeverClosed,
     #[error(
-        "the quote that opens in this line is followed by text after it closes. Nothing from here on is read: write a quote \
-         within a quoted cell twice (RFC 4180)"
+        "the quote that opens on this line is followed by text after it closes. Rows from here on were not read: write a \
+         quote within a quoted cell twice (RFC 4180)"
     )]
     TextAfter,
 }
 
-/// The first wrong quote of a file.
+/// The first malformed quote of a file.
 #[derive(Debug, Eq, PartialEq)]
 pub(super) struct BrokenQuote {
     /// Offset of the row that contains the quote.
@@ -35,7 +37,7 @@ pub(super) struct BrokenQuote {
     pub(super) error: QuoteError,
 }
 
-/// Detects the notation. `delimiter` overrides what the file says.
+/// Detects the notation. `delimiter` overrides the detected delimiter.
 pub(super) fn detect(bytes: &[u8], delimiter: Option<u8>) -> Dialect<'_> {
     let (mut rows, mut skipped, mut declared) = (bytes, 0, None);
     while let Some(line) = Preamble::of(rows) {
@@ -99,7 +101,8 @@ enum State {
     Closing,
 }
 
-/// Returns the first quote that is never closed, or that text follows. From its row on it is unknown where rows begin.
+/// Returns the first quote that is never closed, or that is followed by text after it closes. From that row on, it is
+/// unknown where rows begin.
 pub(super) fn broken_quote(rows: &[u8], delimiter: u8) -> Option<BrokenQuote> {
     let (mut state, mut line, mut row, mut opened) = (State::Begin, 1, 0, 1);
     for (at, byte) in rows.iter().copied().enumerate() {
@@ -152,14 +155,14 @@ mod tests {
     #[case("a,b\n1,2\n\"x\ny,z\nc,d\n", Some((8, 3, QuoteError::NeverClosed)))]
     #[case("a,b\n\"x\" y,z\n", Some((4, 2, QuoteError::TextAfter)))]
     #[case("a,b\n1,\"x\n2,\"y\"\n", Some((4, 2, QuoteError::TextAfter)))]
-    fn wrong_quotes_are_found(#[case] text: &str, #[case] found: Option<(usize, usize, QuoteError)>) {
+    fn malformed_quotes_are_found(#[case] text: &str, #[case] found: Option<(usize, usize, QuoteError)>) {
         let found = found.map(|(row, line, error)| BrokenQuote { row, line, error });
         assert_eq!(broken_quote(text.as_bytes(), b','), found);
     }
 
     proptest! {
         #[test]
-        fn what_the_writer_quotes_is_balanced(cells in prop::collection::vec("[a,\"\n\r;]{0,6}", 1..8)) {
+        fn quotes_of_the_csv_writer_are_well_formed(cells in prop::collection::vec("[a,\"\n\r;]{0,6}", 1..8)) {
             let mut writer = csv::Writer::from_writer(Vec::new());
             writer.write_record(&cells).unwrap();
             prop_assert_eq!(broken_quote(&writer.into_inner().unwrap(), b','), None);

@@ -1,5 +1,6 @@
-//! Exports of other products, recognized by their header. Their columns are known, so those without a counterpart here are
-//! skipped, and a name that means something else there (`state` is a part of an address) does not mislead.
+//! Exports of other products, recognized by their headers. Their columns are known, so columns without a counterpart in
+//! Roster are skipped. So are columns with the name of a field but another meaning: in these exports, `state` is part
+//! of an address.
 
 use super::names::{ENABLED, OKTA_STATUS, is_same_title};
 
@@ -8,11 +9,12 @@ use super::names::{ENABLED, OKTA_STATUS, is_same_title};
 pub(super) struct Export {
     /// Column with the username.
     username: &'static str,
-    /// Columns that are only in this product's exports. One is enough to recognize it. They are not imported.
+    /// Columns that identify the product together with the username column: one of them is enough. They are not
+    /// imported, unless they are in `fields`.
     marks: &'static [&'static str],
     /// Further columns that are not imported.
     skipped: &'static [&'static str],
-    /// Fields by column, where it is not the usual one.
+    /// Fields of columns for which the usual mapping does not apply.
     fields: &'static [(&'static str, &'static str)],
 }
 
@@ -97,7 +99,7 @@ const OKTA: Export = Export {
     fields: &[("status", OKTA_STATUS)],
 };
 
-/// Returns the product whose header this is.
+/// Returns the product whose exports have this header.
 pub(super) fn of(header: &csv::StringRecord) -> Option<&'static Export> {
     let has = |name: &str| header.iter().any(|title| is_same_title(title.trim(), name));
     let is = |export: &&Export| has(export.username) && export.marks.iter().any(|mark| has(mark));

@@ -1,4 +1,4 @@
-//! The header of a CSV file: which field each column has.
+//! Maps the columns in the header of a CSV file to fields.
 
 use std::collections::BTreeMap;
 
@@ -59,10 +59,10 @@ pub(super) enum Cell {
     },
 }
 
-/// Returns the meaning of each column. `map` has fields by title; an empty field skips the column.
+/// Returns the meaning of each column. `map` contains fields by column title; an empty field skips the column.
 ///
 /// # Errors
-/// With all unknown columns, unless they are ignored, and all fields that two columns have.
+/// If there are unknown columns that are not ignored, or if two columns have the same field. Reports all of them.
 pub(super) fn cells(
     header: &csv::StringRecord,
     place: Place,
@@ -124,7 +124,7 @@ fn unknown_columns(titles: &[String], columns: usize, user: &[Column]) -> String
         titles => format!("the columns {} are not fields", titles.join(", ")),
     };
     let delimiter =
-        if columns == 1 { ". It is the only one: give the character between columns with --delimiter" } else { "" };
+        if columns == 1 { ". It is the only one: set the character between columns with --delimiter" } else { "" };
     format!(
         "{what}: set the field with --map COLUMN=FIELD, skip a column with --map COLUMN=, or skip all columns that are not \
          fields with --ignore-unknown-columns{delimiter}. The fields are kind, name, labels, passwordHash, {}",

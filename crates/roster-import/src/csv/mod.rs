@@ -2,6 +2,7 @@
 
 mod dialect;
 mod exports;
+pub mod formula;
 mod header;
 mod names;
 
@@ -18,7 +19,7 @@ use header::Cell;
 use names::ENABLED;
 pub(super) use names::{KIND, LABELS, NAME, PASSWORD_HASH};
 
-/// How a CSV file is read.
+/// Options for reading CSV.
 #[derive(Clone, Debug, Default)]
 pub struct Options {
     /// Field for each column, by its title. An empty field skips the column.
@@ -42,7 +43,7 @@ pub(super) fn read(bytes: &[u8], options: &Options, rules: &Rules) -> Input {
     input
 }
 
-/// Reads the header and the rows, up to a row whose end is unknown.
+/// Reads the header and the rows. `rows` ends before the first row with a malformed quote.
 fn read_rows(rows: &[u8], dialect: &Dialect, options: &Options, rules: &Rules, input: &mut Input) {
     if rows.is_empty() {
         return;
@@ -91,7 +92,7 @@ fn row(place: Place, record: &csv::StringRecord, cells: &[Cell], delimiter: u8, 
         }
         return input.reject(place, reason);
     }
-    let kinds = cells.iter().zip(record).filter(|(cell, _)| matches!(cell, Cell::Kind));
+    let kinds = values(cells, record).filter(|(cell, _)| matches!(cell, Cell::Kind));
     let kind = kinds.map(|(_, text)| text).next().unwrap_or_default();
     let result = match kind {
         "" | "User" => user_draft(place, record, cells).map(|person| input.users.push(person)),
@@ -103,13 +104,19 @@ fn row(place: Place, record: &csv::StringRecord, cells: &[Cell], delimiter: u8, 
     }
 }
 
+/// Returns the cells with their columns, as they were before an export made them text. Passwords are not exported.
+fn values<'a>(cells: &'a [Cell], record: &'a csv::StringRecord) -> impl Iterator<Item = (&'a Cell, &'a str)> {
+    let value = |cell: &Cell, text| if matches!(cell, Cell::Password) { text } else { formula::restored(text) };
+    cells.iter().zip(record).map(move |(cell, text)| (cell, value(cell, text)))
+}
+
 fn fault(field: &str, reason: impl Into<String>) -> Fault {
     Fault { field: field.to_owned(), reason: reason.into() }
 }
 
 fn user_draft(place: Place, record: &csv::StringRecord, cells: &[Cell]) -> Result<UserDraft, Fault> {
     let mut person = UserDraft { place, ..UserDraft::default() };
-    for (cell, text) in cells.iter().zip(record) {
+    for (cell, text) in values(cells, record) {
         match cell {
             Cell::Name => person.name = (!text.is_empty()).then(|| text.trim().to_owned()),
             Cell::Labels => person.labels = labels(text)?,
@@ -128,8 +135,8 @@ fn user_draft(place: Place, record: &csv::StringRecord, cells: &[Cell]) -> Resul
                 person.set("state", if enabled { "Active" } else { "Disabled" });
             }
             Cell::OktaStatus if !text.is_empty() => {
-                let allowed = "must be a status of Okta: active, provisioned, recovery, locked_out or password_expired, or \
-                    staged, suspended or deprovisioned, which become Disabled";
+                let allowed = "must be an Okta status: active, provisioned, recovery, locked_out or password_expired, which \
+                    become Active, or staged, suspended or deprovisioned, which become Disabled";
                 let active = exports::is_active_in_okta(text).ok_or_else(|| fault("status", allowed))?;
                 person.set("state", if active { "Active" } else { "Disabled" });
             }
@@ -143,7 +150,7 @@ fn user_draft(place: Place, record: &csv::StringRecord, cells: &[Cell]) -> Resul
 
 fn group_draft(place: Place, record: &csv::StringRecord, cells: &[Cell]) -> Result<GroupDraft, Fault> {
     let mut group = GroupDraft::named(place, "");
-    for (cell, text) in cells.iter().zip(record).filter(|(_, text)| !text.is_empty()) {
+    for (cell, text) in values(cells, record).filter(|(_, text)| !text.is_empty()) {
         match cell {
             Cell::Name => {
                 group = GroupDraft { labels: group.labels, spec: group.spec, ..GroupDraft::named(place, text.trim()) };
@@ -251,13 +258,13 @@ mod tests {
         let input = read_text("username,displayName\nada,\"Ada\nLovelace\"\nbob,\"Bob\ncyd,Cyd\ndan,Dan\n");
         assert_eq!(logins(&input), ["ada"], "rows before it are read");
         assert_eq!(input.rejected.len(), 1);
-        assert!(rejected(&input)[0].starts_with("4: a quote opens in this line and is never closed"));
-        // Another quote further below seems to close it.
+        assert!(rejected(&input)[0].starts_with("4: the quote that opens on this line is never closed"));
+        // A quote further down seems to close it.
         let input = read_text("username,displayName\nada,Ada\nbob,\"Bob\ncyd,\"Cyd\"\ndan,Dan\n");
         assert_eq!(logins(&input), ["ada"]);
-        assert!(rejected(&input)[0].starts_with("3: the quote that opens in this line is followed by text"));
+        assert!(rejected(&input)[0].starts_with("3: the quote that opens on this line is followed by text"));
         let input = read_text("sep=,\nusername,\"displayName\nada,Ada\n");
-        assert!(rejected(&input)[0].starts_with("2: a quote opens") && input.users.is_empty());
+        assert!(rejected(&input)[0].starts_with("2: the quote that opens") && input.users.is_empty());
     }
 
     #[test]
@@ -327,12 +334,12 @@ mod tests {
         let states: Vec<&Value> = input.users.iter().map(|person| &person.spec["state"]).collect();
         assert_eq!(states, ["Active", "Disabled", "Active"]);
         assert_eq!(input.users[0].spec["language"], "en");
-        assert!(!input.users[0].spec.contains_key("additionalEmails"), "a second email is not a name for login");
-        assert!(rejected(&input)[0].starts_with("5: status: must be a status of Okta"));
+        assert!(!input.users[0].spec.contains_key("additionalEmails"), "the second email must not become a login name");
+        assert!(rejected(&input)[0].starts_with("5: status: must be an Okta status"));
     }
 
     #[test]
-    fn a_state_without_such_a_header_is_that_of_a_user() {
+    fn state_is_the_state_of_the_user_in_unrecognized_exports() {
         let input = read_text("userPrincipalName,state\nada,Disabled\n");
         assert_eq!(input.users[0].spec["state"], "Disabled");
     }

@@ -12,7 +12,7 @@ pub(crate) const PASSWORD_HASH: &str = "passwordHash";
 pub(super) const PASSWORD: &str = "password";
 /// Column with a boolean: whether the account is active.
 pub(super) const ENABLED: &str = "enabled";
-/// Field of the column `status` of Okta, which only exports of Okta have.
+/// Internal field name for the column `status` of Okta exports.
 pub(super) const OKTA_STATUS: &str = "status of Okta";
 
 /// Returns whether two titles are the same, apart from case, hyphens, underscores and spaces.

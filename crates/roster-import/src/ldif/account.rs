@@ -1,4 +1,4 @@
-//! Whether an account is in use: disabled, expired, or with a password that must be changed.
+//! Reads the state of an account: whether it is disabled, when it expires, and whether its password must be changed.
 
 use jiff::Timestamp;
 
@@ -12,10 +12,11 @@ const ACCOUNT_DISABLED: i64 = 2;
 /// Flag DONT_EXPIRE_PASSWORD of Active Directory's userAccountControl.
 const PASSWORD_NEVER_EXPIRES: i64 = 0x1_0000;
 
-/// Reads the notation of an attribute.
+/// Parser for the value of an attribute.
 type Read = fn(&str) -> Result<Option<Timestamp>, ExpiryError>;
 
-/// Attributes with the end of an account: Active Directory, shadow(5), Kerberos and FreeIPA, OpenLDAP, eDirectory, Samba.
+/// Attributes with the expiry of an account: Active Directory, shadow(5), Kerberos and FreeIPA, OpenLDAP, eDirectory,
+/// Samba.
 const ENDS: [(&str, &str, Read); 6] = [
     ("accountexpires", "accountExpires", file_time),
     ("shadowexpire", "shadowExpire", days),
@@ -29,8 +30,8 @@ const ENDS: [(&str, &str, Read); 6] = [
 const DISABLING: [(&str, &str); 3] =
     [("nsaccountlock", "true"), ("logindisabled", "true"), ("msds-useraccountdisabled", "true")];
 
-/// Attributes that ask for a new password at the next login, with their value: OpenLDAP, shadow(5), Samba, 389 Directory
-/// Server.
+/// Attributes that require a new password at the next login, with their value: OpenLDAP, shadow(5), Samba, 389
+/// Directory Server.
 const PASSWORD_CHANGE: [(&str, &str); 4] = [
     ("pwdreset", "true"),
     ("shadowlastchange", "0"),
@@ -38,7 +39,7 @@ const PASSWORD_CHANGE: [(&str, &str); 4] = [
     ("passwordexpirationtime", "19700101000000z"),
 ];
 
-/// Reads the state of the account, its end, and whether its password must be changed.
+/// Reads the state of the account, its expiry, and whether its password must be changed.
 pub(super) fn read(record: &Record, person: &mut UserDraft) {
     let control = match record.first("useraccountcontrol").map(str::parse::<i64>) {
         None => 0,

@@ -1,15 +1,16 @@
-//! Distinguished names (RFC 4514), in a form that can be compared.
+//! Parses distinguished names (RFC 4514) into a form that can be compared.
 //!
-//! It is our own because comparing needs more than splitting: escapes decoded to octets and those to UTF-8, descriptors and
-//! OIDs of attribute types equal, values prepared as `caseIgnoreMatch` does. `ldapdn` 1.0 only splits and trims escaped
-//! spaces away; `ldap-client-proto` 0.6 brings an LDAP client's protocol and compares neither case nor spaces; `x509-cert`
-//! knows only the attribute types of certificates.
+//! This is our own parser because no crate compares DNs as needed: escapes must be decoded to octets and these to
+//! UTF-8, the descriptor and the OID of an attribute type must be equal, and values must be prepared as
+//! `caseIgnoreMatch` requires. `ldapdn` 1.0 only splits DNs, and trims escaped spaces; `ldap-client-proto` 0.6 brings a
+//! whole LDAP client and ignores neither case nor insignificant spaces; `x509-cert` knows only the attribute types of
+//! certificates.
 
 use std::fmt;
 
 use unicode_normalization::UnicodeNormalization;
 
-/// A text that is not a distinguished name.
+/// Reason why a text is not a distinguished name.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
 pub(super) enum DnError {
     #[error("is not a distinguished name (RFC 4514): it must be attribute=value pairs with commas between them")]
@@ -26,8 +27,8 @@ pub(super) enum DnError {
     NotUtf8,
 }
 
-/// A distinguished name. Two of them are equal if they name the same entry: letter case, insignificant spaces, the order of
-/// values in one RDN, and the notation of characters and attribute types make no difference.
+/// A distinguished name. Two DNs are equal if they name the same entry. Letter case, insignificant spaces, the order of
+/// values in one RDN, and the notation of characters and attribute types are ignored.
 #[derive(Clone, Debug)]
 pub(super) struct Dn {
     /// RDNs in normalized notation.
@@ -37,8 +38,8 @@ pub(super) struct Dn {
 }
 
 impl Dn {
-    /// Parses the notation of RFC 4514 and, as RFC 2253 asks for, that of older software: values in quotation marks, and
-    /// semicolons between RDNs.
+    /// Parses the notation of RFC 4514 and, as RFC 2253 requires, that of older software: values in quotation marks,
+    /// and semicolons between RDNs.
     pub(super) fn parse(text: &str) -> Result<Self, DnError> {
         let mut reader = Reader { rest: text.trim_start_matches(' ') };
         let (mut rdns, mut name) = (Vec::new(), None);
@@ -227,7 +228,7 @@ fn prepared(value: &str) -> String {
     words.join(" ")
 }
 
-/// Escapes what separates values.
+/// Escapes the special characters of a value.
 fn escaped(value: &str) -> String {
     let mut text = String::with_capacity(value.len());
     for (index, c) in value.chars().enumerate() {

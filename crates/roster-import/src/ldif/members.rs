@@ -1,4 +1,4 @@
-//! Who is in which group: by DN, by username and by GID.
+//! Reads group memberships, which refer to users and groups by DN, username or GID.
 
 use std::collections::HashMap;
 
@@ -6,7 +6,7 @@ use super::dn::{Dn, DnError};
 use super::parser::{Attribute, Range, Record};
 use crate::draft::{GroupDraft, GroupRef, Input, Place, Rejected, SourceId};
 
-/// Attributes with members, which can be so many that Active Directory returns only a part of them.
+/// Attributes that list members by DN. Active Directory returns only some of the values if there are many.
 const MEMBERS: [&str; 2] = ["member", "uniquemember"];
 
 /// Indexes of users and groups in [`Input`].
@@ -52,7 +52,7 @@ impl Entries {
         self.groups.get(&dn.to_string()).copied()
     }
 
-    /// Puts users and groups into a group. Its members can be spread over several records.
+    /// Reads the members of a group. They can be spread over several records.
     pub(super) fn read_members(&self, index: usize, records: &[&Record], input: &mut Input) {
         let group = input.groups[index].reference();
         for name in MEMBERS {
@@ -83,7 +83,7 @@ impl Entries {
         }
     }
 
-    /// Returns `false` if the member is not in this file.
+    /// Adds a member to the group. Returns `false` if the member is not in this file.
     fn read_member(
         &self,
         member: &Attribute,
@@ -104,13 +104,14 @@ impl Entries {
         Ok(true)
     }
 
-    /// Puts the users with this primary group into it.
+    /// Adds the users whose primary group has this GID, unless several groups have it.
     fn read_primary(&self, gid: &str, index: usize, group: &GroupRef, input: &mut Input) {
         let Some(people) = self.by_gid.get(gid) else { return };
         let other = self.gids.get(gid).into_iter().flatten().find(|other| **other != index);
         if let Some(other) = other.map(|other| &input.groups[*other]) {
             let reason = format!(
-                "gidNumber: the group {} of line {} has the GID {gid} too, so users with this primary group are in neither of them",
+                "the group {} on line {} also has the GID {gid}, so users with this primary group are added to \
+                 neither of the groups",
                 other.name, other.place.line
             );
             let (place, who) = (input.groups[index].place, group.name.clone());
@@ -122,7 +123,7 @@ impl Entries {
         }
     }
 
-    /// Reads the groups that contain a group. Adds those that this file does not have.
+    /// Reads the groups of which a group is a member. Adds those that are not in this file.
     pub(super) fn read_parents(&mut self, index: usize, record: &Record, input: &mut Input) {
         let group = input.groups[index].reference();
         report_missing("memberof", &group.name, &[record], input);
@@ -154,7 +155,7 @@ pub(super) fn read_groups(record: &Record, index: usize, input: &mut Input) {
     }
 }
 
-/// Reports values that the server did not return: it returns at most 1,500, as `;range=0-1499`.
+/// Reports values that the server did not return. Active Directory returns at most 1,500 at a time, as `;range=0-1499`.
 fn report_missing(name: &str, who: &str, records: &[&Record], input: &mut Input) {
     let attributes = || records.iter().flat_map(|record| &record.attributes).filter(|attribute| attribute.name == name);
     let mut ranges: Vec<(Range, usize)> =

@@ -39,13 +39,15 @@ pub(super) fn read(bytes: &[u8]) -> Input {
         }
     }
     for record in more {
-        // The answer to a search for further members: it has no object class.
+        // The response to a search for further members has no object class.
         let index = read_dn(record, &mut input).and_then(|dn| entries.group(&dn));
         let known = groups.iter_mut().find(|(group, _)| Some(*group) == index);
         match known {
             Some((_, records)) => records.push(record),
-            None => input
-                .reject(Place::line(record.line), "dn: is not a group in this file, and these are values of a group"),
+            None => input.reject(
+                Place::line(record.line),
+                "dn: is not a group in this file, but the entry has further values of a group",
+            ),
         }
     }
     for (index, records) in &groups {
@@ -79,6 +81,22 @@ fn read_dn(record: &Record, input: &mut Input) -> Option<Dn> {
     }
 }
 
+/// Attributes with an identifier that is never assigned twice: RFC 4530, Active Directory, FreeIPA, 389 Directory
+/// Server. The server returns most of them only on request.
+const IDENTIFIERS: [(&str, &str); 4] = [
+    ("entryuuid", "entryUUID"),
+    ("objectguid", "objectGUID"),
+    ("ipauniqueid", "ipaUniqueID"),
+    ("nsuniqueid", "nsUniqueId"),
+];
+
+/// Returns what identifies a user: an identifier that survives a move and is not given to another entry or, without
+/// one, the DN.
+fn identifier(dn: &Dn, record: &Record) -> String {
+    let known = IDENTIFIERS.iter().find_map(|(name, attribute)| Some((attribute, record.first(name)?)));
+    known.map_or_else(|| dn.to_string(), |(attribute, id)| format!("{attribute}={}", id.to_ascii_lowercase()))
+}
+
 fn user_draft(dn: &Dn, record: &Record, entries: &mut Entries, input: &mut Input) {
     let place = Place::line(record.line);
     let username = ["uid", "samaccountname", "cn"].iter().find_map(|name| record.first(name));
@@ -86,6 +104,7 @@ fn user_draft(dn: &Dn, record: &Record, entries: &mut Entries, input: &mut Input
         return input.reject(place, "uid: is required, because it becomes the username");
     };
     let mut person = UserDraft::new(place, username);
+    person.identify("ldap", &identifier(dn, record));
     for mail in record.all("mail") {
         person.add_email(&mail.value);
     }
@@ -110,7 +129,7 @@ fn user_draft(dn: &Dn, record: &Record, entries: &mut Entries, input: &mut Input
     read_groups(record, index, input);
 }
 
-/// Returns whether the members of the group are to be read: another entry with its DN is a duplicate.
+/// Adds a group. Returns whether to read its members, which is `false` for a duplicate entry with the same DN.
 fn group(dn: &Dn, record: &Record, entries: &mut Entries, input: &mut Input) -> bool {
     let place = Place::line(record.line);
     let name = record.first("cn").unwrap_or(dn.name());

@@ -1,8 +1,10 @@
 //! Parses LDIF (RFC 2849): records of attributes, with folded lines and base64.
 //!
-//! It is our own because rejections need the line of every attribute, and one malformed record must not end the import.
+//! This is our own parser because rejections need the line of every attribute, and one malformed record must not end
+//! the import.
 
 use base64::prelude::{BASE64_STANDARD, Engine};
+use roster_credentials::digest::hex;
 
 /// A record: one directory entry.
 #[derive(Debug, Default, Eq, PartialEq)]
@@ -22,7 +24,7 @@ pub(super) struct Attribute {
     pub name: String,
     /// Value. Empty if it is binary.
     pub value: String,
-    /// Which of the attribute's values the server has returned, if it says so.
+    /// Which of the attribute's values the server returned, if it returned only some of them.
     pub range: Option<Range>,
 }
 
@@ -144,7 +146,12 @@ fn attribute(line: usize, text: &[u8]) -> Result<Attribute, SyntaxError> {
         Some(b'<') => return Err(SyntaxError::Url(name)),
         _ => rest.trim_ascii().to_vec(),
     };
-    // Binary values, such as photos and certificates, are not imported.
+    let value = match name.as_str() {
+        // Active Directory's identifier of an entry is binary.
+        "objectguid" if rest.starts_with(b":") => hex(&value).into_bytes(),
+        _ => value,
+    };
+    // Other binary values, such as photos and certificates, are not imported.
     let value = String::from_utf8(value).unwrap_or_default();
     Ok(Attribute { line, name, value, range })
 }

@@ -8,7 +8,7 @@ pub(super) fn values(line: &[u8]) -> Vec<Value> {
     line.split(|byte| *byte == b'\t').map(value).collect()
 }
 
-/// Resolves escapes: letters for control characters, octal and hexadecimal numbers, and a backslash before itself.
+/// Resolves escapes: letters for control characters, octal and hexadecimal numbers, and doubled backslashes.
 fn unescaped(value: &[u8]) -> String {
     let (mut text, mut rest) = (Vec::new(), value);
     while let Some((byte, after)) = rest.split_first() {

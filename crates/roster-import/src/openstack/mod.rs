@@ -83,9 +83,10 @@ fn latest(rows: Vec<Row>) -> HashMap<String, Row> {
     let mut latest: HashMap<String, Row> = HashMap::new();
     for row in rows {
         // Some releases have `created_at_int`, in microseconds, some only `created_at`.
-        let age = |row: &Row| (row.text("created_at_int").parse::<i64>().unwrap_or_default(), row.text("created_at"));
+        let created =
+            |row: &Row| (row.text("created_at_int").parse::<i64>().unwrap_or_default(), row.text("created_at"));
         let user = row.text("local_user_id");
-        if latest.get(&user).is_none_or(|known| age(known) <= age(&row)) {
+        if latest.get(&user).is_none_or(|known| created(known) <= created(&row)) {
             latest.insert(user, row);
         }
     }
@@ -106,7 +107,7 @@ impl Groups {
         for row in rows {
             let (id, name, domain) = (row.text("id"), row.text("name"), row.text("domain_id"));
             if id.is_empty() {
-                input.reject(row.place, format!("id: is missing, and it identifies the group {name}"));
+                input.reject(row.place, format!("id: is missing, but is needed to identify the group {name}"));
                 continue;
             }
             let mut group = GroupDraft::new(row.place, SourceId::new("keystone", &id), &name);
@@ -145,7 +146,7 @@ impl Groups {
                     who: person.login().to_owned(),
                     field: "groups".to_owned(),
                     reason: format!(
-                        "{text:?} is neither the ID of a group in this file nor its name in the user's domain"
+                        "{text:?} is neither the ID of a group in this file nor the name of one in the user's domain"
                     ),
                 }),
             }
@@ -165,6 +166,7 @@ fn user_draft(row: &Row, accounts: &Accounts) -> Option<UserDraft> {
     let of = |account: Option<&Row>, column: &str| account.map(|row| row.text(column)).filter(|text| !text.is_empty());
     let name = of(Some(row), "name").or(of(local, "name")).or(of(nonlocal, "name")).or(of(federated, "display_name"));
     let mut person = UserDraft::new(row.place, &name?);
+    person.identify("keystone", &id);
     let domain = of(Some(row), "domain_id").or(of(local, "domain_id")).or(of(nonlocal, "domain_id"));
     set_domain(&mut person.spec, &domain.unwrap_or_default());
     let extra = row.extra();
@@ -253,7 +255,7 @@ mod tests {
             rejected,
             [
                 "3: group_id: g9 is not the ID of a group in this file",
-                "2: groups: \"admins\" is neither the ID of a group in this file nor its name in the user's domain",
+                "2: groups: \"admins\" is neither the ID of a group in this file nor the name of one in the user's domain",
             ]
         );
     }

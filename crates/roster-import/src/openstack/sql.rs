@@ -1,6 +1,7 @@
 //! Reads the CREATE TABLE, INSERT, REPLACE and COPY statements of `mysqldump`, `pg_dump` and SQLite's `.dump`.
 //!
-//! A full SQL parser is not needed: these write a small, regular subset, and a reader of bytes keeps line numbers.
+//! A full SQL parser is not needed, because these programs write a small, regular subset. A reader of bytes can also
+//! count lines.
 
 use std::collections::HashMap;
 
@@ -42,7 +43,7 @@ pub(super) fn read(bytes: &[u8], input: &mut Input) -> Tables {
     tables
 }
 
-/// A statement, as far as it was read.
+/// Result of reading the beginning of a statement.
 enum Statement {
     /// `COPY table (names) FROM stdin;`. Lines with rows follow it.
     Copy {
@@ -88,7 +89,8 @@ impl Reader<'_> {
         Statement::Other
     }
 
-    /// Skips whitespace, comments, empty statements and commands of psql, such as `\restrict`. Returns whether there is another statement.
+    /// Skips whitespace, comments, empty statements and commands of psql, such as `\restrict`. Returns whether there is
+    /// another statement.
     fn skip_to_statement(&mut self) -> bool {
         loop {
             self.skip_while(|byte| byte.is_ascii_whitespace() || byte == b';');
@@ -106,7 +108,7 @@ impl Reader<'_> {
         }
     }
 
-    /// Skips to after the semicolon that ends the statement.
+    /// Skips past the semicolon that ends the statement.
     fn end_of_statement(&mut self) {
         while let Some(byte) = self.rest.first().copied() {
             match byte {
@@ -202,7 +204,7 @@ impl Reader<'_> {
         }
     }
 
-    /// Skips to after the comma that ends a definition. Returns false after the parenthesis that ends the table.
+    /// Skips past the comma that ends a definition. Returns `false` at the parenthesis that ends the table.
     fn skip_definition(&mut self) -> Option<bool> {
         let mut depth = 0_usize;
         loop {

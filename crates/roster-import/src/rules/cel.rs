@@ -47,7 +47,7 @@ impl Engine {
         self.rules += 1;
         Rule {
             id: self.rules,
-            program: self.env.compile(&source).expect("kube-apiserver takes the rule, so it is valid CEL"),
+            program: self.env.compile(&source).expect("kube-apiserver accepts the rule, so it is valid CEL"),
             message: message.as_str().unwrap_or_default().to_owned(),
         }
     }

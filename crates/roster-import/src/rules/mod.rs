@@ -1,7 +1,7 @@
 //! Validates objects against the rules of the CRDs before they are sent.
 //!
 //! The rules, including CEL, come from the schemas that `roster-api` generates, so that they are defined only once. Errors
-//! have the messages of kube-apiserver, and in addition the line of the file.
+//! have the same messages as those of kube-apiserver, and also the line in the file.
 
 mod cel;
 mod read;

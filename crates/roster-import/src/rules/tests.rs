@@ -20,7 +20,7 @@ fn the_full_example_is_allowed() {
 }
 
 #[rstest]
-#[case(json!({"username": "System:admin"}), "spec.username", "belong to Kubernetes")]
+#[case(json!({"username": "System:admin"}), "spec.username", "are reserved for Kubernetes")]
 #[case(json!({"username": "-x"}), "spec.username", "must consist of letters")]
 #[case(json!({"email": "jane"}), "spec.email", "must be an email address")]
 #[case(json!({"additionalEmails": ["a@example.com", "a@example.com"]}), "spec.additionalEmails", "twice")]

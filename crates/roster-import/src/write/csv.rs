@@ -6,6 +6,7 @@ use serde_json::Value;
 
 use super::record::{Record, Writer};
 use crate::columns::{Column, columns, join};
+use crate::csv::formula::neutralized;
 use crate::csv::{KIND, LABELS, NAME, PASSWORD_HASH};
 use crate::rules::{Kind, Rules};
 
@@ -47,7 +48,7 @@ impl<W: Write> Writer for Csv<W> {
             column.map(|column| column.write(record.object.get("spec").unwrap_or(&Value::Null))).unwrap_or_default()
         }));
         row.extend(self.with_hashes.then(|| record.hash.unwrap_or_default().to_owned()));
-        Ok(self.out.write_record(row)?)
+        Ok(self.out.write_record(row.iter().map(|cell| neutralized(cell).into_owned()))?)
     }
 
     fn end(&mut self) -> io::Result<()> {

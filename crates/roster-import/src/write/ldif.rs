@@ -11,7 +11,7 @@ use crate::rules::Kind;
 /// Maximum length of a line in bytes. Longer ones are folded.
 const MAX_LINE_BYTES: usize = 76;
 
-/// Writes groups after users, because LDIF lists members in the group. Until then, it keeps the groups and the usernames.
+/// Writes groups after users, because in LDIF, groups list their members. Keeps the groups and usernames until then.
 pub(super) struct Ldif<W> {
     out: W,
     base: String,
@@ -68,6 +68,8 @@ impl<W: Write> Ldif<W> {
         attribute(out, "mobile", record.spec("mobile"))?;
         attribute(out, "preferredLanguage", record.spec("language"))?;
         if !record.spec("preferredShell").is_empty() {
+            // Of the standard classes, only posixAccount allows loginShell, and it requires a UID and a home directory.
+            attribute(out, "objectClass", "extensibleObject")?;
             attribute(out, "loginShell", record.spec("preferredShell"))?;
         }
         if matches!(record.spec("state"), "Disabled" | "Banned") {

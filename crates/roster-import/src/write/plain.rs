@@ -17,7 +17,7 @@ impl<W: Write> Htpasswd<W> {
 }
 
 impl<W: Write> Writer for Htpasswd<W> {
-    /// Skips users without a hash, because some servers accept any password for an empty one.
+    /// Skips users without a hash, because some servers accept any password if the hash is empty.
     fn record(&mut self, record: Record<'_>) -> io::Result<()> {
         match record.hash.filter(|_| record.kind == Kind::User) {
             Some(hash) => writeln!(self.0, "{}:{hash}", record.username()),

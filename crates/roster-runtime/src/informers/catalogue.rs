@@ -1,4 +1,4 @@
-//! Index of a resource as it changes: one writer, any number of readers that never wait.
+//! Live index of a resource: one writer, and any number of readers that never block.
 
 use std::sync::Arc;
 
@@ -31,12 +31,12 @@ impl Catalogue {
         self.view.load_full()
     }
 
-    /// Borrows the current state for a short time.
+    /// Borrows the current state. Only for look-ups: drop the guard soon.
     pub fn peek(&self) -> Guard<Arc<View>> {
         self.view.load()
     }
 
-    /// Reports changes, at least those after this call.
+    /// Returns a receiver that is notified of changes made after this call.
     pub fn changes(&self) -> watch::Receiver<()> {
         self.changed.subscribe()
     }
@@ -60,13 +60,13 @@ pub struct Feeder<K> {
 }
 
 impl<K: Resource<DynamicType = ()>> Feeder<K> {
-    /// Feeds `catalogue` with the record that `read` makes of each object.
+    /// Creates a feeder that puts the record that `read` builds from each object into `catalogue`.
     pub fn new(catalogue: Arc<Catalogue>, read: fn(&K) -> Record) -> Self {
         Self { catalogue, read, listed: Vec::new(), revision: 0, is_listing: false }
     }
 
     /// Handles a step of the watch. An object that does not parse keeps its last known state.
-    pub fn take(&mut self, step: &WatchStep<DeserializeGuard<K>>) {
+    pub fn handle(&mut self, step: &WatchStep<DeserializeGuard<K>>) {
         match step {
             // The revision of a list is reached only when the list is complete.
             WatchStep::Revision(revision) if self.is_listing => self.revision = *revision,

@@ -41,8 +41,8 @@ impl<K: Ord> DirtyKeys<K> {
         std::mem::take(&mut *self.keys.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Streams all queued keys, now and in the future, to one reader. It reads the queue once per `pace`, so keys
-    /// queued more often come out once.
+    /// Streams all queued keys, now and in the future, to one reader. The queue is drained at most once per `pace`, so
+    /// a key that is queued several times within it is returned once.
     pub fn stream(self: &Arc<Self>, pace: Duration) -> impl Stream<Item = K> + Send + use<K>
     where
         K: Send + 'static,

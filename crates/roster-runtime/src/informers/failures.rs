@@ -1,4 +1,4 @@
-//! Failing watches, whose data may be out of date.
+//! Tracks failing watches, whose data may be out of date.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
@@ -17,12 +17,17 @@ pub struct WatchFailures {
 }
 
 impl WatchFailures {
-    /// Starts without failures. Each is also counted in `count`.
+    /// Creates a tracker without failures. Each failure also increments `count`.
     pub fn new(count: CounterBy) -> Self {
         Self { consecutive: Mutex::default(), count }
     }
 
-    /// Records a failure. After a gap, one failure makes the watch count as failing.
+    /// Creates the counter of a watch that starts, so that Prometheus sees its first failure.
+    pub fn start(&self, resource: &'static str) {
+        self.count.create(resource);
+    }
+
+    /// Records a failure. If it left a gap, because changes may have been missed, the watch counts as failing at once.
     pub fn record_failure(&self, resource: &'static str, is_gap: bool) {
         self.count.inc(resource);
         let mut consecutive = self.consecutive.lock().unwrap_or_else(PoisonError::into_inner);
@@ -35,7 +40,7 @@ impl WatchFailures {
         self.consecutive.lock().unwrap_or_else(PoisonError::into_inner).remove(resource);
     }
 
-    /// Whether the watch of one of these resources is failing: until it reports again, however long that takes.
+    /// Whether the watch of any of these resources is failing. It stays failing until it reports something again.
     pub fn any_of(&self, resources: &[&str]) -> bool {
         let consecutive = self.consecutive.lock().unwrap_or_else(PoisonError::into_inner);
         resources.iter().any(|resource| consecutive.get(resource).is_some_and(|count| *count >= FAILING_AFTER))
@@ -56,6 +61,14 @@ mod tests {
         assert!(failures.any_of(&["users"]) && !failures.any_of(&["groups"]));
         failures.record_recovery("users");
         assert!(!failures.any_of(&["users"]));
+    }
+
+    #[test]
+    fn a_watch_that_starts_has_a_counter() {
+        let metrics = Metrics::default();
+        WatchFailures::new(metrics.watch_errors.clone()).start("namespaces");
+        let text = metrics.render();
+        assert!(text.contains("roster_watch_errors_total{resource=\"namespaces\"} 0\n"), "{text}");
     }
 
     #[test]

@@ -44,7 +44,7 @@ pub(super) struct PrunedStore<K: Resource<DynamicType = ()> + Clone + 'static> {
 }
 
 impl<K: Resource<DynamicType = ()> + Clone + 'static> PrunedStore<K> {
-    /// Keeps what `prune` leaves of each object.
+    /// Creates a store of objects that `prune` has stripped of unused fields.
     pub(super) fn new(writer: Writer<K>, prune: fn(&mut K)) -> Self {
         Self { writer, prune, observer: Box::new(|_| {}) }
     }
@@ -54,7 +54,7 @@ impl<K: Resource<DynamicType = ()> + Clone + 'static> PrunedStore<K> {
         Self { observer: Box::new(observer), ..self }
     }
 
-    fn take(&mut self, event: Event<K>) {
+    fn handle(&mut self, event: Event<K>) {
         let event = event.modify(self.prune);
         self.writer.apply_watcher_event(&event);
         (self.observer)(&event);
@@ -85,7 +85,7 @@ pub(super) struct Feed<'a> {
     pub client: &'a Client,
     /// Tasks of the watches.
     pub watches: &'a mut JoinSet<Result<()>>,
-    /// Signals of each watch that its initial list is complete.
+    /// One receiver per watch, signalled when its initial list is complete.
     pub synced: Vec<oneshot::Receiver<()>>,
 }
 
@@ -97,7 +97,7 @@ impl Feed<'_> {
         list_watch_parsed(Api::<K>::all(self.client.clone()))
     }
 
-    /// Watches `K` and passes on the state of each object, including removals found by a relist.
+    /// Watches `K` and calls `change` with the state of each object, including removals found by a relist.
     fn start<K, Q, E>(
         &mut self,
         (resource, watch): (&'static str, impl Stream<Item = Result<WatchStep<K>, E>> + Send + 'static),
@@ -139,8 +139,8 @@ impl Feed<'_> {
         self.watches.spawn(follow(resource, watch, apply, sender, failures));
     }
 
-    /// Watches a kind of Roster. An object that does not parse, for example after a downgrade, is reported and keeps
-    /// its last known state.
+    /// Watches a kind that Roster defines. An object that does not parse, for example after a downgrade, is reported
+    /// and keeps its last known state.
     pub(super) fn guarded<K>(
         &mut self,
         resource: &'static str,
@@ -152,7 +152,7 @@ impl Feed<'_> {
     ) where
         K: Resource<DynamicType = ()> + Clone + Debug + Default + DeserializeOwned + Send + Sync + 'static,
     {
-        let everyone = known.clone();
+        let all_names = known.clone();
         self.start(
             (resource, list_watch(Api::<K>::all(self.client.clone()))),
             |metadata| metadata.name.clone().unwrap_or_default(),
@@ -164,22 +164,23 @@ impl Feed<'_> {
                     warn!(resource, name, error = invalid.error, "skipping an object that does not parse");
                 }
             },
-            // Before the directory: objects queued by its changes must find the current state here.
+            // Runs before the directory changes: controllers that process the objects queued by that change must find
+            // the current state here.
             move |step| {
                 if let Some(feeder) = &mut feeder {
-                    feeder.take(step);
+                    feeder.handle(step);
                 }
                 if let WatchStep::Event(event) = step
                     && let Some(event) = readable(event.clone())
                 {
-                    kept.take(event);
+                    kept.handle(event);
                 }
             },
-            // A store replaces its content when a relist is complete: keys queued earlier did not find their objects
-            // yet.
+            // A store replaces its content only when a relist is complete, so keys queued earlier may not have found
+            // their objects yet.
             move |informers| {
                 if informers.is_leading.load(Ordering::Acquire) {
-                    queues(&informers.queues).mark(everyone(&informers.directory()));
+                    queues(&informers.queues).mark(all_names(&informers.directory()));
                 }
             },
             known,
@@ -248,7 +249,7 @@ impl Feed<'_> {
 
     /// Watches the ResourceQuotas that Roster manages.
     pub(super) fn allotments(&mut self) {
-        // By name: others may use the label on their quotas.
+        // Selected by name: others may use the label on their own quotas.
         let own = Config::default().fields(&format!("metadata.name={NAME}"));
         let quotas = watcher::watcher(Api::<ResourceQuota>::all(self.client.clone()), own).map_ok(WatchStep::Event);
         self.start(
@@ -303,10 +304,10 @@ impl Feed<'_> {
             |metadata| (metadata.namespace.clone().unwrap_or_default(), metadata.name.clone().unwrap_or_default()),
             |informers, (namespace, name): &(String, String), range| {
                 let given = |range: &LimitRange| given_by(range).into_iter().collect::<Vec<_>>().join(",");
-                let noted = |range: &LimitRange| range.annotations().get(DEFAULTS_ANNOTATION).cloned();
+                let annotated = |range: &LimitRange| range.annotations().get(DEFAULTS_ANNOTATION).cloned();
                 let defaults = range.present().map(|range| {
-                    // Notes on LimitRanges of others are ignored.
-                    Some(range).filter(|_| name == NAME).and_then(noted).unwrap_or_else(|| given(range))
+                    // The annotation counts only on Roster's own LimitRange.
+                    Some(range).filter(|_| name == NAME).and_then(annotated).unwrap_or_else(|| given(range))
                 });
                 let defaults = defaults.filter(|defaults| !defaults.is_empty());
                 informers.change(|directory, _| directory.set_limit_range(namespace, name, defaults));

@@ -20,13 +20,13 @@ use tracing::{info, warn};
 use super::failures::WatchFailures;
 use crate::operations::client::{retry_after, retry_after_of};
 
-/// Longest pause after a single failure during which the known state still counts as current.
+/// Maximum pause after a single failure during which the known state still counts as current.
 const MAX_PAUSE: Duration = Duration::from_secs(5);
 
-/// Upper bound of `Retry-After`. kube-apiserver asks for seconds.
+/// Upper bound of `Retry-After`. kube-apiserver asks for a few seconds.
 const MAX_RETRY_AFTER: Duration = Duration::from_secs(300);
 
-/// Keys seen by a relist. Known keys that it has not seen by its end are gone.
+/// Keys seen by a relist. Objects whose keys it has not seen by its end were deleted.
 #[derive(Debug)]
 pub struct Relist<K>(Option<HashSet<K>>);
 
@@ -44,8 +44,8 @@ impl<K: Clone + Eq + Hash> Relist<K> {
 
     /// Records that the relist contains `key`.
     pub fn name(&mut self, key: &K) {
-        if let Some(named) = &mut self.0 {
-            named.insert(key.clone());
+        if let Some(seen) = &mut self.0 {
+            seen.insert(key.clone());
         }
     }
 
@@ -54,8 +54,8 @@ impl<K: Clone + Eq + Hash> Relist<K> {
     where
         K: 'a,
     {
-        let Some(named) = self.0.take() else { return Vec::new() };
-        known.filter(|key| !named.contains(*key)).cloned().collect()
+        let Some(seen) = self.0.take() else { return Vec::new() };
+        known.filter(|key| !seen.contains(*key)).cloned().collect()
     }
 }
 
@@ -128,9 +128,9 @@ impl WatchFailure for watcher::Error {
 /// Feeds a watch into `apply`, signals `synced` after the first complete list, and reports each consecutive failure and
 /// the recovery to `failures`.
 ///
-/// After a failure, it waits: longer after each one until the watch works again, and at least as long as kube-apiserver
-/// asks for. The start of a list does not prove that the watch works, so lists that break off are retried more and more
-/// slowly.
+/// After each failure it waits, with a backoff that grows until the watch works again, and at least as long as
+/// kube-apiserver asks for. The start of a list does not prove that the watch works, so a list that keeps breaking off
+/// is retried with a growing backoff.
 ///
 /// # Errors
 /// Only if the stream ends, which a watch never does.
@@ -144,7 +144,7 @@ pub async fn follow<T: WatchProgress, E: WatchFailure>(
     follow_pausing(resource, watch, apply, synced, failures, sleep).await
 }
 
-/// Like [`follow`], with another way to wait.
+/// Like [`follow`], but waits with `pause`.
 pub(super) async fn follow_pausing<T: WatchProgress, E: WatchFailure, F: Future<Output = ()>>(
     resource: &'static str,
     watch: impl Stream<Item = Result<T, E>> + Send,
@@ -154,10 +154,11 @@ pub(super) async fn follow_pausing<T: WatchProgress, E: WatchFailure, F: Future<
     pause: impl Fn(Duration) -> F,
 ) -> anyhow::Result<()> {
     pin_mut!(watch);
+    failures.start(resource);
     let mut backoff = DefaultBackoff::default();
     let mut synced = Some(synced);
     while let Some(event) = watch.next().await {
-        // A long list is always ready, and the task that requests its next page may wait behind this one.
+        // A long list is always ready: without yielding, this task could starve the one that requests the next page.
         consume_budget().await;
         match event {
             Ok(step) => {
@@ -186,7 +187,8 @@ pub(super) async fn follow_pausing<T: WatchProgress, E: WatchFailure, F: Future<
     bail!("the watch of {resource} ended")
 }
 
-/// Returns the event unless its object does not parse. Of a deleted object, only the metadata is needed.
+/// Returns the event, or `None` if its object does not parse. A deletion is always returned, because it needs only the
+/// metadata.
 pub fn readable<K: Resource<DynamicType = ()> + Default>(event: Event<DeserializeGuard<K>>) -> Option<Event<K>> {
     Some(match event {
         Event::Init => Event::Init,

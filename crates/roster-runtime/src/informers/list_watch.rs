@@ -1,15 +1,15 @@
 //! List and watch that report the revision of each list and bookmark.
 //!
 //! `kube::runtime::watcher` hides these revisions, and the aggregated API needs them: it serves lists and watches at
-//! the revisions of etcd, so that they mean the same on every replica.
+//! etcd's revisions, so that a revision means the same on every replica.
 //!
 //! A list is the start of a watch (a streaming list, KEP-3157): kube-apiserver sends it from memory, object by object.
 //! If streaming lists are not supported, or one breaks off, the objects are listed in pages.
 //!
 //! A connection can hang without closing: a proxy, a firewall or a frozen kube-apiserver drops all events. The guard
-//! and the token webhook rely on the watches, so each watch is short: kube-apiserver sends a bookmark just before its
-//! end, and ends it. If neither arrives, the watch has failed. This works through proxies too, which answer TCP
-//! keepalive themselves.
+//! and the token webhook rely on the watches, so each watch is short: kube-apiserver sends a bookmark just before the
+//! end of the watch, and then ends it. If neither happens, the watch has failed. Unlike TCP keepalive, which a proxy
+//! answers itself, this also works through proxies.
 
 use std::collections::VecDeque;
 use std::fmt::Debug;
@@ -57,7 +57,7 @@ struct Timeouts {
     missed_events: Duration,
 }
 
-/// The directory is at most as old as the longest silence, or the watch counts as failing.
+/// Timeouts in production. Once the directory may be older than the longest silence, the watch counts as failing.
 const TIMEOUTS: Timeouts = Timeouts {
     list: Duration::from_secs(30),
     silence: Duration::from_secs(14),
@@ -108,7 +108,7 @@ enum State {
     /// Start a watch after this revision, or with a streaming list if there is none.
     Begin(Option<String>),
     /// A watch is running and has reported everything up to `revision`, which is `None` until its list is complete.
-    /// `is_settled`: it works, as far as is known.
+    /// `is_settled`: no missed events are expected any more.
     Watch { revision: Option<String>, events: Events, since: Instant, is_silent: bool, is_settled: bool },
     /// Start to list in pages, or wait for the next page.
     List(Option<AbortOnDropHandle<Result<Page, ListWatchError>>>),
@@ -230,7 +230,7 @@ where
                         self.state = State::Begin(revision);
                         Ok(())
                     }
-                    Ok(Some(event)) => match self.take(event, revision.clone()) {
+                    Ok(Some(event)) => match self.handle(event, revision.clone()) {
                         // Continue with short watches.
                         Ok(Some(listed)) if revision.is_none() => {
                             self.state = State::Begin(Some(listed));
@@ -257,7 +257,7 @@ where
             Some(next) => next.await??,
             None => read_page(self.api.clone(), None, self.timeouts).await?,
         };
-        // Requested before this page is processed: with many objects, both take long.
+        // Requested before this page is processed: with many objects, both take a long time.
         let next =
             page.metadata.continue_.filter(|token| !token.is_empty()).map(|token| {
                 AbortOnDropHandle::new(tokio::spawn(read_page(self.api.clone(), Some(token), self.timeouts)))
@@ -277,7 +277,7 @@ where
         self.ready.push_back(Ready::Step(Box::new(step)));
     }
 
-    /// Reports a revision of etcd. Revisions of other API servers may not be numbers and are ignored.
+    /// Reports an etcd revision. Revisions of other API servers may not be numbers and are ignored.
     fn reach(&mut self, revision: &str) {
         if let Ok(revision) = revision.parse() {
             self.push(WatchStep::Revision(revision));
@@ -291,7 +291,7 @@ where
         revision
     }
 
-    /// Parses an object of a list. If it can't be identified, the list starts over.
+    /// Parses an object of a list. If that fails, the list starts over.
     fn listed(&mut self, object: &RawValue) -> Result<WatchStep<P>, ListWatchError> {
         let parsed = (self.parse)(object).inspect_err(|_| {
             self.ready.clear();
@@ -301,7 +301,7 @@ where
     }
 
     /// Handles an event. Returns the revision up to which everything has then been reported.
-    fn take(
+    fn handle(
         &mut self,
         event: kube::Result<WatchEvent<Box<RawValue>>>,
         revision: Option<String>,
@@ -335,9 +335,9 @@ where
         since: String,
     ) -> Result<Option<String>, ListWatchError> {
         let object = (self.parse)(object)?;
-        let led_to = object.meta().resource_version.clone();
+        let reached = object.meta().resource_version.clone();
         self.push(WatchStep::Event(event(object)));
-        Ok(Some(led_to.unwrap_or(since)))
+        Ok(Some(reached.unwrap_or(since)))
     }
 
     /// Continues with `next`, or relists if the revision has expired.

@@ -50,8 +50,8 @@ fn answer(code: u16, retry_after: Option<&str>, text: String) -> Response<String
     answer.body(text).unwrap()
 }
 
-/// Follows the list and watch of Users until it is complete, or has failed `count` times. Returns how long it would have
-/// waited after each failure, and whether it counts as failing.
+/// Follows the list and watch of Users until it is complete, or has failed `count` times. Returns how long it would
+/// have waited after each failure, and whether it counts as failing.
 async fn pauses(api: Api<User>, count: usize) -> (Vec<Duration>, bool) {
     let failures = Arc::new(WatchFailures::new(Metrics::default().watch_errors));
     let (sender, synced) = oneshot::channel();
@@ -76,7 +76,7 @@ async fn pauses(api: Api<User>, count: usize) -> (Vec<Duration>, bool) {
 
 /// The start of a list must not reset the backoff, because the list breaks off again.
 #[tokio::test]
-async fn a_list_that_always_ends_in_an_error_event_is_tried_more_and_more_slowly() {
+async fn a_list_that_always_ends_in_an_error_event_is_retried_with_growing_backoff() {
     let error = format!("{{\"type\": \"ERROR\", \"object\": {}}}\n", status(500).1);
     let broken = answer(200, None, event("ADDED", "jane", 3) + &error);
     let (pauses, is_failing) = pauses(repeating_api_server(vec![broken]), 8).await;
@@ -87,7 +87,7 @@ async fn a_list_that_always_ends_in_an_error_event_is_tried_more_and_more_slowly
 
 #[rstest]
 #[case::in_the_header(answer(429, Some("20"), "Too many requests, please try again later.".to_owned()))]
-#[case::of_a_server_that_starts(answer(503, Some("20"), "starting".to_owned()))]
+#[case::of_a_starting_server(answer(503, Some("20"), "starting".to_owned()))]
 #[case::in_the_body(answer(429, None, r#"{"kind": "Status", "status": "Failure", "message": "slow down", "code": 429,
     "reason": "TooManyRequests", "details": {"retryAfterSeconds": 20}}"#.to_owned()))]
 #[case::in_an_event(answer(200, None, r#"{"type": "ERROR", "object": {"kind": "Status", "status": "Failure",
@@ -204,7 +204,7 @@ async fn a_streaming_list_that_breaks_off_is_read_in_pages() {
 }
 
 #[tokio::test]
-async fn an_expired_revision_is_listed_again() {
+async fn an_expired_revision_causes_a_relist() {
     let listed = |name| (200, event("ADDED", name, 3) + &bookmark(7, END));
     let (api, asked) = api_server(&[status(500), listed("jane"), status(410), listed("joe")]);
     let steps = steps(api, 10).await;
@@ -239,7 +239,7 @@ fn the_metadata_of_unparseable_objects_is_read() {
     let invalid = read(&jane.replace(r#""spec": {}"#, r#""spec": {"groups": 7}"#)).unwrap().0.unwrap_err();
     assert_eq!(invalid.metadata.name.as_deref(), Some("jane"));
     assert!(invalid.error.contains("expected a sequence"), "{}", invalid.error);
-    assert!(read(r#"{"metadata": 7}"#).is_err(), "nobody can tell which object that is");
+    assert!(read(r#"{"metadata": 7}"#).is_err(), "without metadata, the object is unknown");
 }
 
 /// Mock API server that lists no objects and sends one late bookmark into each watch. While `hangs` is set, nothing
@@ -300,8 +300,8 @@ async fn a_hanging_watch_fails_until_it_reports_again() {
 
 /// kube-apiserver sends an event at the latest two seconds before the end of a watch, and ends it on time.
 #[test]
-fn what_is_known_is_at_most_15_seconds_old() {
+fn the_known_state_is_at_most_15_seconds_old() {
     assert!(TIMEOUTS.silence.max(TIMEOUTS.resumption) < Duration::from_secs(15));
     let longest = Duration::from_secs(u64::from(WATCH_SECONDS));
-    assert!(longest + Duration::from_secs(5) <= TIMEOUTS.silence, "time for an answer that is late");
+    assert!(longest + Duration::from_secs(5) <= TIMEOUTS.silence, "this leaves time for a late bookmark");
 }

@@ -2,17 +2,20 @@
 //!
 //! ```text
 //!  watch ──▶ Catalogue (users, groups) ──▶ lists and watches of the aggregated API
-//!    └─────▶ Directory ──▶ Concerned ──▶ dirty.{users,groups,bindings,orphaned,…} ──▶ controllers
-//!  clock ──▶     ▲
-//!                └── guard, controllers, queries
+//!    └─────▶ Directory ──▶ Affected ──▶ WorkQueues.{users,groups,bindings,orphaned,…} ──▶ controllers
+//!  clock ───────▶┘ ▲
+//!                  └── read by the guard, the controllers and queries
 //! ```
 
+pub mod callers;
 pub mod catalogue;
+pub mod credential_changes;
 pub mod dirty;
 pub mod failures;
 mod feed;
 pub mod follow;
 mod list_watch;
+mod recently_deleted;
 pub mod snapshot;
 mod state;
 
@@ -44,8 +47,8 @@ pub use state::{Informers, WorkQueues};
 const MAX_SLEEP: Duration = Duration::from_secs(60);
 
 impl Informers {
-    /// Runs the watches and the clock until `shutdown`. `namespace`: Roster's own. `on_user` gets each event of the watch of
-    /// Users, before the directory changes.
+    /// Runs the watches and the clock until `shutdown`. `namespace` is Roster's own. `on_user` is called with each
+    /// event of the watch of Users, before the directory changes.
     ///
     /// # Errors
     /// If a watch ends or a task panics.
@@ -76,10 +79,10 @@ impl Informers {
         }
     }
 
-    /// Advances the directory's time at each validity boundary, to the second.
+    /// Advances the directory's time at each validity boundary, accurate to the second.
     async fn keep_time(&self) -> Result<()> {
         loop {
-            let next = self.directory().next_edge();
+            let next = self.directory().next_transition();
             let left = next.and_then(|edge| Duration::try_from(edge.duration_since(Timestamp::now())).ok());
             let sleep = match (next, left) {
                 (None, _) => MAX_SLEEP,
@@ -105,14 +108,14 @@ impl Informers {
         feed.guarded(
             USERS,
             |informers: &Self, name, user| {
-                if user.is_none() {
-                    informers.note_deletion(name);
-                }
+                // A relist may show a recreated User without the deletion of the former one.
+                informers.note_deletion(name, user.and_then(|user| user.metadata.uid.as_deref()));
                 informers.change(|directory, now| match user {
                     Some(user) => directory.set_user(user, now),
                     None => directory.remove_user(name, now),
                 });
-                // The controller also reads what the directory does not hold, such as the password Secret's name.
+                // Queued in any case: the controller also reads what the directory does not hold, such as the password
+                // Secret's name.
                 informers.queue_users([name.to_owned()]);
             },
             PrunedStore::new(users, prune).observed_by(on_user),

@@ -1,27 +1,22 @@
-//! State of the informers, and the objects that their changes affect.
+//! State of the informers, and the queues of objects that changes affect.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard};
-use std::time::Duration;
 
 use jiff::Timestamp;
 use kube::runtime::reflector::store::Writer;
 use kube::runtime::reflector::{Store, store};
-use moka::sync::Cache;
 use roster_api::{Group, RoleBinding, User};
 use roster_core::directory::{Affected, Directory, entries};
+use roster_credentials::token_id::TokenIds;
 use tokio::sync::{Notify, watch};
 
 use super::catalogue::Catalogue;
+use super::credential_changes::CredentialChanges;
 use super::dirty::DirtyKeys;
 use super::failures::WatchFailures;
+use super::recently_deleted::RecentlyDeleted;
 use crate::metrics::Metrics;
-
-/// How long deleted Users are remembered. Longer than kube-apiserver caches authentication, which is two minutes.
-const DELETED_TTL: Duration = Duration::from_secs(300);
-
-/// Maximum number of remembered UIDs and usernames of deleted Users.
-const MAX_DELETED: u64 = 200_000;
 
 /// Resources whose watches the guard relies on.
 const GUARD_RESOURCES: &[&str] = &[USERS, GROUPS, BINDINGS, "clusterrolebindings", "rolebindings", "namespaces"];
@@ -69,13 +64,16 @@ pub struct Informers {
     /// RoleBindings of Roster.
     pub role_bindings: Store<RoleBinding>,
     pub(super) writers: Mutex<Option<Writers>>,
-    /// UIDs and usernames of recently deleted Users, whose credentials may still be presented.
-    pub(super) recently_deleted: Cache<String, ()>,
+    pub(super) recently_deleted: RecentlyDeleted,
+    /// Changes of the Secrets that hold credentials.
+    pub credential_changes: CredentialChanges,
+    /// Recognizes the tokens that Roster has issued.
+    pub(super) token_ids: TokenIds,
     pub(super) next_edge_changed: Notify,
-    /// Notified when something changed, so that requests waiting for quota check again.
+    /// Notified when an owner's limits or usage may have changed, so that requests waiting for quota check again.
     pub allotments_changed: Notify,
     pub(super) synced: watch::Sender<bool>,
-    /// Whether this replica leads and processes the queues.
+    /// Whether this replica is the leader, whose controllers process the queues.
     pub(super) is_leading: AtomicBool,
     pub(super) failures: Arc<WatchFailures>,
     pub(super) metrics: Arc<Metrics>,
@@ -97,7 +95,9 @@ impl Informers {
             groups,
             role_bindings,
             writers: Mutex::new(Some(writers)),
-            recently_deleted: Cache::builder().max_capacity(MAX_DELETED).time_to_live(DELETED_TTL).build(),
+            recently_deleted: RecentlyDeleted::default(),
+            credential_changes: CredentialChanges::default(),
+            token_ids: TokenIds::default(),
             next_edge_changed: Notify::new(),
             allotments_changed: Notify::new(),
             synced: watch::Sender::new(false),
@@ -110,26 +110,6 @@ impl Informers {
     /// Locks the directory for reading. Only for look-ups, never held across an await.
     pub fn directory(&self) -> RwLockReadGuard<'_, Directory> {
         self.directory.read().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Whether an identity belongs to a User that is inactive or deleted. `uid` is empty if the authenticator knows
-    /// none; then the current holder of the name counts.
-    pub fn is_inactive(&self, username: &str, uid: &str) -> bool {
-        let (directory, now) = (self.directory(), Timestamp::now());
-        let holder = directory.username_holder(username).and_then(|name| directory.user(name));
-        match holder {
-            Some(holder) if !holder.is_active(now) => true,
-            Some(_) => self.recently_deleted.contains_key(uid),
-            None => self.recently_deleted.contains_key(uid) || self.recently_deleted.contains_key(username),
-        }
-    }
-
-    pub(super) fn note_deletion(&self, name: &str) {
-        let gone = self.directory().user(name).map(|person| (person.uid.clone(), person.username.clone()));
-        if let Some((uid, username)) = gone {
-            self.recently_deleted.insert(uid, ());
-            self.recently_deleted.insert(username, ());
-        }
     }
 
     /// Whether every initial list is complete.
@@ -154,7 +134,7 @@ impl Informers {
     }
 
     /// Handles a User as its watch would.
-    #[cfg(test)]
+    #[cfg(any(test, feature = "testing"))]
     pub fn set_user(&self, user: &User) {
         self.user_catalogue.update(|view| view.set(Arc::new(entries::user::record(user))));
         self.change(|directory, now| directory.set_user(user, now));
@@ -170,9 +150,9 @@ impl Informers {
     pub fn change(&self, change: impl FnOnce(&mut Directory, Timestamp) -> Affected) {
         let (affected, owners) = {
             let mut directory = self.directory.write().unwrap_or_else(PoisonError::into_inner);
-            let edge = directory.next_edge();
+            let edge = directory.next_transition();
             let affected = change(&mut directory, Timestamp::now());
-            if directory.next_edge() != edge {
+            if directory.next_transition() != edge {
                 self.next_edge_changed.notify_one();
             }
             let owners = directory.owners_among(&affected);

@@ -1,10 +1,12 @@
 //! A login attempt, from the credentials presented to the outcome.
 //!
-//! A refusal reveals nothing else: an unknown name costs the same read and the same hash as a known one, and every
-//! refusal is returned at the next tick of a clock started with the attempt, whatever happened in the meantime.
+//! A refusal does not reveal its reason: an unknown name costs the same read and the same hash as a known one, and
+//! every refusal is returned at a multiple of `REFUSAL_TICK` after the attempt began, whatever happened in the
+//! meantime.
 //!
-//! Hashes, turns, reads and writes take time. Every answer that reveals more than a refusal is therefore judged by the
-//! state after the wait for the turn, and checked against the User again when the answer is returned.
+//! Hashing, waiting in the queue, reading and writing take time. Every answer that reveals more than a refusal is
+//! therefore based on state read after the wait in the queue, and the User is checked again when the answer is
+//! returned.
 
 use std::hash::BuildHasher;
 use std::net::IpAddr;
@@ -33,7 +35,8 @@ const REFUSAL_TICK: Duration = Duration::from_millis(400);
 /// Maximum number of times an attempt is judged if other writers keep changing the credential.
 const MAX_ROUNDS: usize = 16;
 
-/// Maximum age of a read credential for an answer without a write. A write fails if the read is out of date.
+/// Maximum age of the credential that was read, if the answer involves no write. A write fails if the read is out of
+/// date.
 const MAX_AGE: Duration = Duration::from_millis(500);
 
 /// Credentials presented in a login attempt.
@@ -67,7 +70,7 @@ pub enum Secret<'a> {
 pub enum LoginOutcome {
     /// The login failed.
     Refused,
-    /// The credentials are right, but more is required.
+    /// The credentials are correct, but another step is required.
     Challenged(Box<LoginUser>, Challenge, Box<Credential>),
     /// The login succeeded.
     Granted(Box<Granted>),
@@ -117,8 +120,9 @@ impl Verifier {
     /// acceptable.
     pub async fn verify(&self, attempt: &LoginAttempt<'_>) -> Result<LoginOutcome, VerifyError> {
         let began = Instant::now();
-        // Held until the answer, tick included: a slot of an unknown name must not become free sooner than others.
-        // Keyed by the name as typed: two names of one person must not be recognizable as such.
+        // Held until the answer is returned, including the delay of a refusal: the permit for an unknown name must not
+        // be released sooner than others. Keyed by the name as typed: callers must not find out that two names belong
+        // to one user.
         let attempts = self.hasher.hash_one((fold(attempt.username), &attempt.source));
         let Some(_attempt) = self.attempts.take(attempts) else {
             self.metrics.logins.inc("saturated");
@@ -140,18 +144,18 @@ impl Verifier {
     }
 
     async fn judged(&self, attempt: &LoginAttempt<'_>) -> Result<LoginOutcome, VerifyError> {
-        // For every name: the informers' view of users may be out of date.
+        // Fails for every name, known or not: the informers' view of Users may be out of date.
         if self.informers.is_user_watch_failing() {
             return Err(VaultError::Unavailable.into());
         }
-        if self.vault.uncounted.blocks_everybody() {
+        if self.vault.uncounted.blocks_all_users() {
             return Err(VaultError::Uncounted.into());
         }
         let person = LoginUser::holding(&self.informers, attempt.username);
         // An unknown name is looked up like any other.
         let (username, uid) = person.as_ref().map_or((attempt.username, ""), |person| (&person.username, &person.uid));
         let (queue, mut hashed) = (self.judgement_queue(uid), ComputedHashes::default());
-        // Failures up to here occur for every name. Later ones are reported only if the password is right.
+        // Errors up to here can occur for any name. Later ones are returned only if the password is right.
         let read = self.read(attempt, (username, uid), queue, None, &mut hashed).await?;
         let (Some(person), Some(read)) = (person, read) else { return Ok(LoginOutcome::Refused) };
         let decided = match self.decide(attempt, &person, queue, read, &mut hashed).await {
@@ -163,13 +167,13 @@ impl Verifier {
             Ok(Some(decided)) => Ok(decided),
             Err(failure) => Err(failure),
         };
-        let now = self.again(attempt, &person).filter(|person| may_log_in(person, attempt));
+        let now = self.current(attempt, &person).filter(|person| may_log_in(person, attempt));
         let Some(person) = now else { return Ok(LoginOutcome::Refused) };
         self.outcome(attempt, person, *decided?)
     }
 
-    /// Reads the credential, unless `newer` is it, and compares the password with it. `None`: there is none, which
-    /// costs the same hash.
+    /// Reads the credential, unless `newer` already holds it, and compares the password with it. Returns `None` if
+    /// there is no credential, at the cost of the same hash.
     async fn read(
         &self,
         attempt: &LoginAttempt<'_>,
@@ -189,8 +193,8 @@ impl Verifier {
         Ok(opened.map(|opened| Read { failures, opened, matches }))
     }
 
-    /// Opens a credential. One that does not parse counts as absent: an unknown name can't have one, so the answer must
-    /// be that of any other refusal.
+    /// Opens a credential. A credential that does not parse counts as absent: an error would reveal that the name is
+    /// known, so the attempt is refused like any other.
     async fn open(&self, username: &str, uid: &str) -> Result<Option<OpenedCredential>, VaultError> {
         match self.vault.open(username, uid).await {
             Err(VaultError::Corrupt(error)) => {
@@ -202,7 +206,7 @@ impl Verifier {
         }
     }
 
-    /// Decides an attempt on a User, in its turn. `None`: refused, and nothing was saved.
+    /// Waits for the turn of an attempt on a User and decides it. `None`: refused, and nothing was saved.
     ///
     /// # Errors
     /// Only if the password is right. For a wrong one, every failure becomes a refusal.
@@ -214,7 +218,7 @@ impl Verifier {
         mut read: Read,
         hashed: &mut ComputedHashes,
     ) -> Result<Option<Box<Decided>>, VerifyError> {
-        // From here on attempts are serialized, and nothing is revealed of one before earlier failures are counted.
+        // From here on, attempts on the User are serialized: none is answered before earlier failures are counted.
         let (mut judgement, mut lost) = (queue.wait().await, None);
         for _ in 0..MAX_ROUNDS {
             let newer = if queue.failures() == read.failures {
@@ -243,7 +247,7 @@ impl Verifier {
         hashed: &mut ComputedHashes,
         lost: &mut Option<LostWrite<'a>>,
     ) -> Result<Step, VerifyError> {
-        let person = self.again(attempt, person).filter(|person| self.can_count(person, &opened));
+        let person = self.current(attempt, person).filter(|person| self.can_count(person, &opened));
         let Some(person) = person else { return Ok(Step::Done(None)) };
         let judged = self.verdict(attempt, &person, &opened.credential, matches, hashed).await;
         if must_be_current(&judged, &opened) {
@@ -265,16 +269,16 @@ impl Verifier {
                 *lost = Some(self.vault.lost(opened, after));
                 Ok(Step::Again(None))
             }
-            // The vault keeps the failure. Any refusal gets this answer, so that known names do not differ.
+            // The vault keeps the failure for later. An error would distinguish known names from unknown ones.
             Err(_) if verdict == Verdict::Refused => Ok(Step::Done(None)),
             Err(error) => Err(error.into()),
         }
     }
 
-    /// Returns the User's current state. It may have been disabled, renamed or deleted during hashing and waiting.
-    /// `None` if it no longer has the name presented or its state is unknown: an error would distinguish known names
+    /// Returns the User's current state: it may have been disabled, renamed or deleted during hashing and waiting.
+    /// `None` if it no longer holds the name presented, or its state is unknown: an error would distinguish known names
     /// from unknown ones.
-    fn again(&self, attempt: &LoginAttempt<'_>, before: &LoginUser) -> Option<LoginUser> {
+    fn current(&self, attempt: &LoginAttempt<'_>, before: &LoginUser) -> Option<LoginUser> {
         if self.informers.is_user_watch_failing() {
             return None;
         }
@@ -282,10 +286,10 @@ impl Verifier {
         now.filter(|now| now.uid == before.uid && now.username == before.username)
     }
 
-    /// Whether a failure of that user could be counted. While it could not, even the right password is refused:
-    /// otherwise guesses would be free.
+    /// Whether a failed attempt on that User could be counted. If not, even the right password is refused: otherwise
+    /// guesses would be free.
     fn can_count(&self, person: &LoginUser, opened: &OpenedCredential) -> bool {
-        let is_blocked = self.vault.uncounted.blocks(&person.uid) || self.vault.uncounted.blocks_everybody();
+        let is_blocked = self.vault.uncounted.blocks(&person.uid) || self.vault.uncounted.blocks_all_users();
         if is_blocked || opened.is_immutable() {
             self.metrics.logins_uncountable.inc();
             let is_immutable = opened.is_immutable();
@@ -392,7 +396,7 @@ fn must_be_current(judged: &Result<(Verdict, Credential), VerifyError>, opened: 
 }
 
 fn may_log_in(person: &LoginUser, attempt: &LoginAttempt<'_>) -> bool {
-    person.is_active && person.may_come_from(attempt.address)
+    person.is_active && person.may_log_in_from(attempt.address)
 }
 
 /// Returns the first multiple of the tick after `began` that lies in the future.

@@ -66,7 +66,7 @@ fn attempt<'a>(username: &'a str, password: &'a SecretString, source: &str) -> L
     }
 }
 
-/// Attempts on existing names are limited likewise: whether a name exists is not known at this point.
+/// Attempts on existing names are limited in the same way: at this point, it is not known whether a name exists.
 #[tokio::test]
 async fn attempts_on_one_name_from_one_source_are_limited_even_for_unknown_names() {
     let (verifier, password) = (waiting_verifier(), SecretString::from("wrong"));
@@ -244,20 +244,20 @@ async fn a_password_changed_while_the_login_waits_is_refused() {
         };
         let (outcome, ()) = tokio::join!(cluster.verifier.verify(&attempt), change);
         assert_eq!(word(&outcome), if changed { "refused" } else { "granted" });
-        assert_eq!(cluster.reads.load(Ordering::SeqCst), before + 2, "what was read is too old");
+        assert_eq!(cluster.reads.load(Ordering::SeqCst), before + 2, "the first read is too old");
     }
 }
 
 /// An attempt whose answer reveals that the password or invitation code is right.
 #[derive(Clone, Copy, Debug)]
-enum Telling {
+enum RevealingAttempt {
     Granted,
     Challenged,
     NotDue,
     RejectedByPolicy,
 }
 
-impl Telling {
+impl RevealingAttempt {
     const ALL: [(Self, &str); 4] = [
         (Self::Granted, "granted"),
         (Self::Challenged, "Enrollment"),
@@ -305,10 +305,10 @@ enum Meanwhile {
 }
 
 /// Returns the outcome of an attempt that waits for its turn, and for the read after that.
-async fn answer_after_waiting(telling: Telling, meanwhile: Meanwhile) -> String {
+async fn answer_after_waiting(kind: RevealingAttempt, meanwhile: Meanwhile) -> String {
     let (secret, new) = (SecretString::from("correct horse"), SecretString::from("short"));
-    let (cluster, user) = (OneUser::new("correct horse"), telling.user());
-    *cluster.stored.lock().unwrap() = telling.stored("correct horse", "7");
+    let (cluster, user) = (OneUser::new("correct horse"), kind.user());
+    *cluster.stored.lock().unwrap() = kind.stored("correct horse", "7");
     cluster.verifier.informers.set_user(&user);
     let uid = user.metadata.uid.clone().unwrap();
     let judgement = cluster.verifier.judgement_queue(&uid).wait().await;
@@ -317,7 +317,7 @@ async fn answer_after_waiting(telling: Telling, meanwhile: Meanwhile) -> String 
         cluster.reads(1).await;
         tokio::time::sleep(MAX_AGE * 2).await;
         if meanwhile == Meanwhile::CredentialChanged {
-            *cluster.stored.lock().unwrap() = telling.stored("another horse", "8");
+            *cluster.stored.lock().unwrap() = kind.stored("another horse", "8");
         }
         drop(judgement);
         cluster.reads(2).await;
@@ -329,7 +329,7 @@ async fn answer_after_waiting(telling: Telling, meanwhile: Meanwhile) -> String 
         cluster.permits.add_permits(PLENTY);
         std::future::pending::<()>().await;
     };
-    let attempt = telling.attempt(&secret, &new);
+    let attempt = kind.attempt(&secret, &new);
     tokio::select! {
         outcome = cluster.verifier.verify(&attempt) => word(&outcome),
         () = change => unreachable!("it waits for the outcome"),
@@ -339,22 +339,22 @@ async fn answer_after_waiting(telling: Telling, meanwhile: Meanwhile) -> String 
 /// Anything that reveals more than a refusal is judged by the state after the wait for the turn.
 #[tokio::test]
 async fn answers_that_confirm_a_password_use_state_read_after_the_wait() {
-    let cases = Telling::ALL.into_iter().flat_map(|(telling, answer)| {
+    let cases = RevealingAttempt::ALL.into_iter().flat_map(|(kind, answer)| {
         [(Meanwhile::Nothing, answer), (Meanwhile::CredentialChanged, "refused"), (Meanwhile::Disabled, "refused")]
-            .map(|(meanwhile, expected)| (telling, meanwhile, expected))
+            .map(|(meanwhile, expected)| (kind, meanwhile, expected))
     });
-    let checks = cases.map(|(telling, meanwhile, expected)| async move {
-        let answer = Box::pin(answer_after_waiting(telling, meanwhile)).await;
-        assert_eq!(answer, expected, "{telling:?}, {meanwhile:?}");
+    let checks = cases.map(|(kind, meanwhile, expected)| async move {
+        let answer = Box::pin(answer_after_waiting(kind, meanwhile)).await;
+        assert_eq!(answer, expected, "{kind:?}, {meanwhile:?}");
     });
     futures::future::join_all(checks).await;
 }
 
-/// A failure that only existing names can cause is answered like a wrong password for an unknown name.
+/// A failure that can occur only for existing names is answered like a wrong password for an unknown name.
 #[tokio::test]
 async fn i10_a_failure_during_an_attempt_does_not_reveal_known_names() {
-    type Trouble = fn(&OneUser);
-    let troubles: [(&str, Trouble); 5] = [
+    type CauseFailure = fn(&OneUser);
+    let failures: [(&str, CauseFailure); 5] = [
         ("the watch fails", |cluster| cluster.verifier.informers.fail_user_watch()),
         ("writes fail", |cluster| cluster.write_status.store(500, Ordering::SeqCst)),
         ("writes are rejected", |cluster| cluster.write_status.store(422, Ordering::SeqCst)),
@@ -367,13 +367,13 @@ async fn i10_a_failure_during_an_attempt_does_not_reveal_known_names() {
         }),
     ];
     let wrong = SecretString::from("wrong");
-    for (name, trouble) in troubles {
+    for (name, cause_failure) in failures {
         for username in ["jane", "nobody"] {
             let cluster = OneUser::new("correct horse");
             let attempt = attempt(username, &wrong, "192.0.2.1");
             let begin = async {
                 cluster.reads(1).await;
-                trouble(&cluster);
+                cause_failure(&cluster);
                 cluster.permits.add_permits(PLENTY);
             };
             let (outcome, ()) = tokio::join!(cluster.verifier.verify(&attempt), begin);

@@ -13,7 +13,7 @@ pub struct Audiences {
     /// itself) and is the default audience of a login.
     pub accepted: Vec<String>,
     /// `--oidc-audiences`: audiences of third parties.
-    pub foreign: Vec<String>,
+    pub relying_parties: Vec<String>,
     /// kube-apiserver's own audiences (`--api-audiences`), which it passes to the webhook.
     pub of_api_server: Vec<String>,
 }
@@ -21,16 +21,16 @@ pub struct Audiences {
 impl Audiences {
     /// Returns all audiences that tokens are issued for.
     pub fn issued(&self) -> impl Iterator<Item = &String> {
-        self.accepted.iter().chain(&self.foreign)
+        self.accepted.iter().chain(&self.relying_parties)
     }
 
-    /// Whether a token for `audience` is valid for the cluster. API keys have no audience, and are.
+    /// Whether a token for `audience` is valid for the cluster. API keys have no audience and are always valid for it.
     pub fn is_of_cluster(&self, audience: Option<&str>) -> bool {
         audience.is_none_or(|audience| self.accepted.first().is_some_and(|first| first == audience))
     }
 
     /// Returns the audiences of `asked` that a token for `audience` is valid for, or `None` if there are none.
-    /// Callers that ask for none mean kube-apiserver and get an empty list.
+    /// A caller that asks for no audience means kube-apiserver, and gets an empty list.
     pub fn compatible(&self, audience: Option<&str>, asked: &[String]) -> Option<Vec<String>> {
         let is_of_cluster = self.is_of_cluster(audience);
         if asked.is_empty() {
@@ -98,7 +98,7 @@ mod tests {
         let owned = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
         Audiences {
             accepted: owned(&["kubernetes", "vault"]),
-            foreign: owned(&["kubernetes-oidc"]),
+            relying_parties: owned(&["kubernetes-oidc"]),
             of_api_server: owned(&[API_SERVER, "api"]),
         }
     }
@@ -124,7 +124,7 @@ mod tests {
     #[case(None, vec!["api"], Some(vec!["api"]))]
     #[case(None, vec!["vault"], None)]
     #[case(None, vec!["x"], None)]
-    fn tokens_and_keys_count_for_what_they_were_issued_for(
+    fn tokens_and_keys_are_valid_only_for_the_audience_they_were_issued_for(
         #[case] audience: Option<&str>,
         #[case] asked: Vec<&str>,
         #[case] expected: Option<Vec<&str>>,

@@ -8,7 +8,8 @@ use anyhow::{Context, Result};
 use arc_swap::ArcSwap;
 use jiff::Timestamp;
 use roster_credentials::signing::SigningKeys;
-use roster_credentials::token::{Claims, new_id, sign, verify};
+use roster_credentials::token::{Claims, sign, verify};
+use roster_credentials::token_id::TokenIds;
 use serde_json::{Value, json};
 
 use super::audiences::Audiences;
@@ -21,6 +22,7 @@ pub const JWKS_PATH: &str = "/openid/v1/jwks";
 /// Issues tokens.
 pub struct Issuer {
     url: String,
+    ids: TokenIds,
     /// Audiences of the tokens.
     pub audiences: Audiences,
     lifetime: Duration,
@@ -28,10 +30,10 @@ pub struct Issuer {
 }
 
 impl Issuer {
-    /// Creates an issuer with the current keys. Tokens and the discovery document contain `url` exactly as it is, because
-    /// relying parties compare it byte by byte (OpenID Connect Discovery 1.0, section 4.3).
+    /// Creates an issuer with the current keys. Tokens and the discovery document contain `url` exactly as it is,
+    /// because relying parties compare it byte by byte (OpenID Connect Discovery 1.0, section 4.3).
     pub fn new(url: &str, audiences: Audiences, lifetime: Duration, keys: Arc<ArcSwap<SigningKeys>>) -> Self {
-        Self { url: url.to_owned(), audiences, lifetime, keys }
+        Self { url: url.to_owned(), ids: TokenIds::new(url), audiences, lifetime, keys }
     }
 
     /// Issues a token and returns it with its expiry. `password_changed` is when the presented password was set.
@@ -52,21 +54,22 @@ impl Issuer {
         let ends = validity.map_or(ends, |end| end.0.min(ends));
         let audience = audience.or_else(|| self.audiences.issued().next().map(String::as_str)).unwrap_or_default();
         // The webhook returns current groups and extra, so tokens for it omit them.
-        let is_told = self.audiences.foreign.iter().any(|foreign| foreign == audience);
-        let claims = Claims {
+        let is_for_third_party = self.audiences.relying_parties.iter().any(|relying_party| relying_party == audience);
+        let mut claims = Claims {
             iss: self.url.clone(),
             sub: person.uid.clone(),
             aud: audience.to_owned(),
             iat: now.as_second(),
             nbf: now.as_second(),
             exp: ends.as_second(),
-            jti: new_id(),
+            jti: String::new(),
             amr: amr.iter().map(|method| (*method).to_owned()).collect(),
             preferred_username: person.username.clone(),
-            groups: if is_told { person.groups.clone() } else { Vec::new() },
-            extra: if is_told { person.spec.extra.clone() } else { BTreeMap::new() },
+            groups: if is_for_third_party { person.groups.clone() } else { Vec::new() },
+            extra: if is_for_third_party { person.spec.extra.clone() } else { BTreeMap::new() },
             password_changed: password_changed.map_or(0, Timestamp::as_second),
         };
+        claims.jti = self.ids.create(&person.uid, claims.session());
         Ok((sign("JWT", &claims, &self.keys.load(), now)?, Timestamp::from_second(claims.exp)?))
     }
 
@@ -80,8 +83,8 @@ impl Issuer {
         self.keys.load().jwks()
     }
 
-    /// Returns the OpenID Connect Discovery 1.0 document. There is no authorization endpoint: tokens are issued by
-    /// logins.
+    /// Returns the OpenID Connect Discovery 1.0 document. There is no authorization endpoint, because
+    /// tokens are issued by logins.
     pub fn configuration(&self) -> Value {
         let url = &self.url;
         let algorithms: Vec<String> = self.keys.load().algorithms().iter().map(ToString::to_string).collect();

@@ -1,4 +1,4 @@
-//! Serializes attempts on one user: each is judged with the failures of earlier ones.
+//! Serializes attempts on one user, so that each is judged after the failures of earlier ones have been counted.
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
@@ -9,7 +9,7 @@ use super::vault::OpenedCredential;
 
 /// Maximum number of attempts in flight on one name from one source, and of requests that wait for the same
 /// [`WaitLimitedMutex`]. Further ones are rejected, whether or not the name exists, so that a user's queue never delays
-/// refusals beyond those of unknown names.
+/// a refusal longer than one for an unknown name.
 pub const MAX_CONCURRENT: usize = 8;
 
 /// Admits one request at a time.
@@ -25,17 +25,17 @@ impl Default for WaitLimitedMutex {
 }
 
 impl WaitLimitedMutex {
-    /// Waits for the turn.
+    /// Waits until earlier requests have released the lock.
     ///
     /// # Errors
-    /// If too many requests wait for it.
+    /// If too many requests are waiting already.
     pub async fn take(&self) -> Result<MutexGuard<'_, ()>, Saturated> {
         let _waiting = self.waiting.try_acquire().map_err(|_| Saturated)?;
         Ok(self.lock.lock().await)
     }
 }
 
-/// Serializes the judgement of attempts on one user. Hashes are computed before.
+/// Serializes the judgement of attempts on one user. The password is compared with the stored hash before the wait.
 #[derive(Default)]
 pub struct JudgementQueue {
     last: Mutex<Option<Saved>>,
@@ -50,7 +50,7 @@ struct Saved {
 }
 
 impl JudgementQueue {
-    /// Returns how often failures were written. Anything read before the last of these writes is out of date.
+    /// Returns how many times failures have been written. Anything read before the last of these writes is out of date.
     pub fn failures(&self) -> u64 {
         self.failures.load(Ordering::SeqCst)
     }
@@ -62,7 +62,7 @@ impl JudgementQueue {
     }
 }
 
-/// Turn of one attempt, until dropped.
+/// The turn of one attempt. It ends on drop.
 pub struct Judgement<'a> {
     queue: &'a JudgementQueue,
     last: MutexGuard<'a, Option<Saved>>,
@@ -123,7 +123,7 @@ mod tests {
             assert_eq!(newer.is_some(), is_newer, "{read_at} of {uid}");
         }
         second.saved(OpenedCredential::at_revision("8"), "uid", false);
-        assert!(second.newer_than(&OpenedCredential::at_revision("5"), "uid").is_none(), "nobody waits for it");
+        assert!(second.newer_than(&OpenedCredential::at_revision("5"), "uid").is_none(), "no attempt waits for it");
         assert_eq!(queue.failures(), 1);
     }
 

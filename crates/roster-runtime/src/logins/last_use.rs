@@ -54,7 +54,7 @@ pub struct LastUse {
 }
 
 impl LastUse {
-    /// Writes with `client` and the vault.
+    /// Creates an empty collector that writes with `client` and the vault.
     pub fn new(client: Client, informers: Arc<Informers>, vault: Arc<Vault>, metrics: Arc<Metrics>) -> Self {
         Self { informers, users: Api::all(client), vault, metrics, logins: Mutex::default(), keys: Mutex::default() }
     }
@@ -72,7 +72,7 @@ impl LastUse {
     /// Writes a batch each interval until `shutdown`, then a last one.
     ///
     /// # Errors
-    /// None of its own: what can't be written is retried with the next batch.
+    /// Never: failed writes are retried with the next batch.
     pub async fn run(self: Arc<Self>, interval: Duration, shutdown: CancellationToken) -> Result<()> {
         loop {
             tokio::select! {
@@ -106,7 +106,7 @@ impl LastUse {
     async fn write_login(&self, name: &str, uid: &str, at: Timestamp) -> bool {
         let record = self.informers.user_catalogue.peek().table.get(name).cloned();
         let Some(record) = record.filter(|record| record.uid() == uid) else { return true };
-        let second = Timestamp::from_second(at.as_second()).expect("it is a time already");
+        let second = Timestamp::from_second(at.as_second()).expect("it comes from a valid timestamp");
         let known = record.to_value()["status"]["lastLoginTime"].as_str().and_then(|text| text.parse().ok());
         if known.is_some_and(|known: Timestamp| known >= second) {
             return true;

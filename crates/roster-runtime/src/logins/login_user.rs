@@ -11,10 +11,8 @@ use roster_credentials::claim::fold;
 use serde::Deserialize;
 
 use crate::informers::Informers;
+use crate::informers::callers::CREDENTIAL_ID;
 use crate::notifications::Recipient;
-
-/// Extra that identifies the credential presented, named as in kube-apiserver's own tokens.
-pub const CREDENTIAL_ID: &str = "authentication.kubernetes.io/credential-id";
 
 /// A User with the state that logins depend on.
 #[derive(Clone, Debug)]
@@ -77,8 +75,8 @@ impl LoginUser {
         Self::named(informers, &name?)
     }
 
-    /// Whether logins are allowed from that address. If it is unknown, only for Users without a restriction.
-    pub fn may_come_from(&self, address: Option<IpAddr>) -> bool {
+    /// Whether logins are allowed from that address. If it is unknown, only Users without `allowedCIDRs` may log in.
+    pub fn may_log_in_from(&self, address: Option<IpAddr>) -> bool {
         let networks = &self.spec.allowed_cidrs;
         let contains = |network: &String, address: IpAddr| {
             network.parse::<IpNet>().is_ok_and(|network| network.contains(&address.to_canonical()))

@@ -1,15 +1,15 @@
-//! Logins: verifies credentials, exchanges them for tokens, and recognizes the bearers of tokens and API keys.
+//! Logins: verifies credentials, exchanges them for tokens, and authenticates tokens and API keys.
 //!
 //! ```text
 //!  attempt ─▶ verifier ──▶ credentials::login (pure) ──▶ vault: identity Secrets, by compare-and-swap
 //!                │                                         ▲
 //!                ├──▶ issuer ──▶ token                     │
-//!  token, key ──▶ recognizer ──▶ UserInfo ─────────────────┤
+//!  token, key ──▶ token_authenticator ──▶ UserInfo ────────┤
 //!                └──▶ last_use: written in batches ────────┘
-//!  signing_keys, sealing_key: Secrets with keys            person: the User, from the directory
-//!  attempt: judges one login attempt                       verifier: passwords checked, failures counted
-//!  turns: serializes attempts on one user
-//!  uncounted: failures that could not be written yet
+//!  attempt: judges one login attempt                       verifier: checks passwords, counts failures
+//!  judgement: serializes attempts on one user              login_user: the User, from the directory
+//!  uncounted: failures that could not be written yet       recount: writes them later
+//!  signing_keys, sealing_key: Secrets with keys
 //! ```
 
 pub mod attempt;
@@ -45,7 +45,7 @@ pub struct Logins {
     pub verifier: Verifier,
     /// Issues tokens.
     pub issuer: Arc<Issuer>,
-    /// Recognizes bearers of tokens and keys.
+    /// Authenticates tokens and API keys.
     pub token_authenticator: Arc<TokenAuthenticator>,
     /// Stores credentials.
     pub vault: Arc<Vault>,

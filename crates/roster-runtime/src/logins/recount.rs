@@ -18,7 +18,7 @@ const RETRY: Duration = Duration::from_secs(1);
 /// Writes waiting failures until `shutdown`.
 ///
 /// # Errors
-/// None: failed writes are retried.
+/// Never: failed writes are retried.
 pub async fn run(
     vault: Arc<Vault>,
     informers: Arc<Informers>,
@@ -48,7 +48,7 @@ pub async fn run(
 /// Adds a user's waiting failures to the stored ones.
 async fn count(vault: &Vault, username: &str, uid: &str, limits: &LockoutPolicy) -> Result<(), VaultError> {
     let failures = vault.uncounted.failures_of(uid);
-    // Without a credential there is nothing to guess. The next one is written before anyone can log in with it.
+    // Without a credential there is nothing to guess. The failures wait until the user has one again.
     let Some(opened) = vault.open_for_update(username, uid).await? else { return Ok(()) };
     let mut credential = opened.credential.clone();
     for Failure { source, at } in &failures {
@@ -137,13 +137,13 @@ mod tests {
         let answer = Arc::new(AtomicU16::new(500));
         let (vault, stored) = vault(&answer);
         assert!(matches!(fail(&vault).await, Err(VaultError::Unavailable)));
-        assert!(vault.uncounted.blocks("u-1") && vault.uncounted.blocks_everybody());
+        assert!(vault.uncounted.blocks("u-1") && vault.uncounted.blocks_all_users());
         assert!(matches!(count(&vault, "jane", "u-1", &limits()).await, Err(VaultError::Unavailable)));
-        assert!(vault.uncounted.blocks("u-1") && vault.uncounted.blocks_everybody());
+        assert!(vault.uncounted.blocks("u-1") && vault.uncounted.blocks_all_users());
         assert_eq!(counted(&stored), 0);
         answer.store(200, Ordering::SeqCst);
         count(&vault, "jane", "u-1", &limits()).await.unwrap();
-        assert!(!vault.uncounted.blocks("u-1") && !vault.uncounted.blocks_everybody());
+        assert!(!vault.uncounted.blocks("u-1") && !vault.uncounted.blocks_all_users());
         assert_eq!(counted(&stored), 1);
     }
 
@@ -155,10 +155,10 @@ mod tests {
             assert!(matches!(fail(&vault).await, Err(VaultError::Rejected)));
         }
         assert!(vault.uncounted.blocks("u-1"));
-        assert!(!vault.uncounted.blocks("u-2") && !vault.uncounted.blocks_everybody());
+        assert!(!vault.uncounted.blocks("u-2") && !vault.uncounted.blocks_all_users());
         answer.store(200, Ordering::SeqCst);
         count(&vault, "jane", "u-1", &limits()).await.unwrap();
-        assert_eq!(counted(&stored), 3, "none was lost");
+        assert_eq!(counted(&stored), 3, "no failure was lost");
         assert!(!vault.uncounted.blocks("u-1"));
     }
 
@@ -168,7 +168,7 @@ mod tests {
         let (vault, stored) = vault(&answer);
         let change = |credential: &mut Credential| credential.failed.fail("192.0.2.7", &limits(), Timestamp::now());
         assert!(matches!(vault.change("jane", "u-1", change).await, Err(VaultError::Contended)));
-        assert!(vault.uncounted.blocks("u-1") && !vault.uncounted.blocks_everybody());
+        assert!(vault.uncounted.blocks("u-1") && !vault.uncounted.blocks_all_users());
         answer.store(200, Ordering::SeqCst);
         count(&vault, "jane", "u-1", &limits()).await.unwrap();
         assert_eq!(counted(&stored), 1, "sixteen attempts to write it are one failure");
@@ -179,7 +179,7 @@ mod tests {
         let (vault, stored) = vault(&Arc::new(AtomicU16::new(200)));
         stored.lock().unwrap()["immutable"] = json!(true);
         let opened = vault.open("jane", "u-1").await.unwrap().unwrap();
-        assert!(opened.is_immutable(), "reading goes on: API keys are recognised");
+        assert!(opened.is_immutable(), "reading still works, so API keys are accepted");
         assert!(matches!(vault.open_for_update("jane", "u-1").await, Err(VaultError::Immutable)));
     }
 }

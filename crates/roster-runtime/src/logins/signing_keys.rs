@@ -79,22 +79,22 @@ impl SigningKeyStore {
     /// Rotates the keys when due, until `shutdown`. Leader only.
     ///
     /// # Errors
-    /// None of its own: failures are retried.
+    /// Never: failures are retried.
     pub async fn rotate(self, lifetime: Duration, shutdown: CancellationToken) -> Result<()> {
         // A new leader checks once. After that, it sends no request before the watched keys are due for rotation or
         // deleted.
-        let mut must_look = true;
+        let mut must_check = true;
         loop {
-            if must_look || self.is_due(lifetime) {
+            if must_check || self.is_due(lifetime) {
                 let outcome = self.rotate_if_due(lifetime).await;
-                must_look = outcome.is_err();
+                must_check = outcome.is_err();
                 if let Err(error) = outcome {
                     warn!(error = format!("{error:#}"), "rotating the signing keys failed, retrying");
                 }
             }
             tokio::select! {
                 () = shutdown.cancelled() => return Ok(()),
-                () = self.deleted.notified() => must_look = true,
+                () = self.deleted.notified() => must_check = true,
                 () = tokio::time::sleep(TICK.min(lifetime / 4)) => {}
             }
         }
@@ -138,6 +138,8 @@ async fn load_or_create(secrets: &Api<Secret>, algorithm: SigningAlgorithm) -> R
 
 fn read(secret: &Secret) -> Result<SigningKeys> {
     SigningKeys::read(secret.data.as_ref().unwrap_or(&BTreeMap::new())).with_context(|| {
-        format!("Secret {SECRET} does not parse: delete it, and the leader creates a new key; this ends all tokens")
+        format!(
+            "Secret {SECRET} does not parse: delete it, and the leader creates a new key; this invalidates all tokens"
+        )
     })
 }

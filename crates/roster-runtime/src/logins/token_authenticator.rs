@@ -1,5 +1,6 @@
-//! Recognizes the bearers of tokens and API keys by current state, without hashing a password.
+//! Authenticates tokens and API keys against the current state of their Users, without hashing a password.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -7,8 +8,10 @@ use jiff::Timestamp;
 use k8s_openapi::api::authentication::v1::UserInfo;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use roster_api::user::SecondFactor;
-use roster_credentials::api_key;
-use roster_credentials::token::{Claims, ONE_TIME_PASSWORD};
+use roster_core::directory::callers::{CallerIdentity, PresentedIdentity};
+use roster_credentials::api_key::{self, ApiKey};
+use roster_credentials::token::Claims;
+use roster_credentials::token_id::Session;
 use secrecy::{ExposeSecret, SecretString};
 use thiserror::Error;
 
@@ -17,12 +20,10 @@ use super::last_use::LastUse;
 use super::login_user::LoginUser;
 use super::vault::{Vault, VaultError};
 use crate::informers::Informers;
+use crate::informers::callers::{API_KEY_CREDENTIAL, TOKEN_CREDENTIAL, credential_ids};
 use crate::tls::network_permits::{NetworkPermitLimits, NetworkPermits, RequestNetwork};
 
-/// Prefix of an API key in the credential-id extra.
-pub const API_KEY_CREDENTIAL: &str = "APIKey=";
-
-/// Recognizes bearers of tokens and API keys.
+/// Authenticates tokens and API keys.
 pub struct TokenAuthenticator {
     informers: Arc<Informers>,
     issuer: Arc<Issuer>,
@@ -38,7 +39,7 @@ const LOOKUPS: NetworkPermitLimits = NetworkPermitLimits { total: 64, direct: 48
 /// How long a request from a network of kube-apiserver waits for a look-up permit.
 const LOOKUP_WAIT: Duration = Duration::from_secs(2);
 
-/// A recognized bearer.
+/// An authenticated bearer.
 #[derive(Clone, Debug)]
 pub struct AuthenticatedToken {
     /// The bearer's identity.
@@ -47,9 +48,11 @@ pub struct AuthenticatedToken {
     pub audience: Option<String>,
     /// Whether the credential is valid for kube-apiserver and its extensions.
     pub is_for_the_cluster: bool,
+    /// When the credential expires.
+    pub expires: Timestamp,
 }
 
-/// Result of recognizing a token or key.
+/// Result of authenticating a token or key.
 #[derive(Clone, Debug)]
 pub enum TokenVerdict {
     /// Not issued by Roster, or no longer valid.
@@ -58,6 +61,20 @@ pub enum TokenVerdict {
     Refused,
     /// Valid.
     Known(AuthenticatedToken),
+}
+
+/// State of a credential that is known by its ID only.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum CredentialState {
+    /// Not Roster's, or a token from before IDs described the session.
+    Unknown,
+    /// Ended, or not accepted at the moment.
+    Ended,
+    /// Valid.
+    Valid {
+        /// When it expires.
+        expires: Timestamp,
+    },
 }
 
 /// Why a token or key could not be judged.
@@ -72,7 +89,7 @@ pub enum TokenError {
 }
 
 impl TokenAuthenticator {
-    /// Recognizes bearers by the informers' Users, the issuer's tokens and the vault's keys.
+    /// Creates an authenticator for the issuer's tokens and the vault's API keys. Users are those of the informers.
     pub fn new(informers: Arc<Informers>, issuer: Arc<Issuer>, vault: Arc<Vault>, last_use: Arc<LastUse>) -> Self {
         Self { informers, issuer, vault, last_use, lookups: NetworkPermits::new(LOOKUPS) }
     }
@@ -87,7 +104,7 @@ impl TokenAuthenticator {
         if claims.is_none() && !token.starts_with(api_key::PREFIX) {
             return Ok(TokenVerdict::Foreign);
         }
-        // The view of users may be out of date: no answer is better than a wrong one.
+        // The view of Users may be out of date, so the verdict could be wrong.
         if self.informers.is_user_watch_failing() {
             return Err(VaultError::Unavailable.into());
         }
@@ -98,49 +115,94 @@ impl TokenAuthenticator {
         Ok(known.map_or(TokenVerdict::Refused, TokenVerdict::Known))
     }
 
+    /// Judges a credential that kube-apiserver has authenticated, by the ID that kube-apiserver passes on in `extra`. The
+    /// rules are those of [`Self::authenticate`].
+    ///
+    /// # Errors
+    /// As [`Self::authenticate`], for API keys.
+    pub async fn judge_by_id(
+        &self,
+        presented: PresentedIdentity<'_>,
+        extra: &BTreeMap<String, Vec<String>>,
+        source: RequestNetwork,
+    ) -> Result<CredentialState, TokenError> {
+        if let Some((uid, session)) = self.informers.session(extra) {
+            let valid = CredentialState::Valid { expires: instant(session.expires) };
+            return Ok(self.bearer_of_session(uid, session).map_or(CredentialState::Ended, |_| valid));
+        }
+        let Some(name) = credential_ids(extra, API_KEY_CREDENTIAL).next() else { return Ok(CredentialState::Unknown) };
+        let Some(uid) = self.uid_of(presented) else { return Ok(CredentialState::Unknown) };
+        let found = self.find_key(&uid, |key| key.name == name, source).await?;
+        Ok(found.map_or(CredentialState::Ended, |(_, key)| CredentialState::Valid { expires: key.expires }))
+    }
+
     fn by_claims(&self, claims: Claims) -> Option<AuthenticatedToken> {
-        let person = self.active(&claims.sub)?;
-        let seconds = |time: &Option<Time>| time.as_ref().map_or(0, |time| time.0.as_second());
-        let reported = seconds(&person.status.password_changed_time);
-        let changed = reported.max(seconds(&person.status.sessions_not_before));
-        // If the token's password is newer than the status, its issuer has already seen that no change is due.
-        let must_change = person.must_change_password() && claims.password_changed <= reported;
-        let has_second_factor = claims.amr.iter().any(|method| method == ONE_TIME_PASSWORD);
-        if changed > claims.password_changed
-            || must_change
-            || claims.preferred_username != person.username
-            || person.spec.second_factor == SecondFactor::Required && !has_second_factor
-        {
+        let person = self.bearer_of_session(&claims.sub, claims.session())?;
+        if claims.preferred_username != person.username {
             return None;
         }
         Some(AuthenticatedToken {
-            user: person.user_info(Some(format!("JTI={}", claims.jti))),
+            user: person.user_info(Some(format!("{TOKEN_CREDENTIAL}{}", claims.jti))),
             is_for_the_cluster: self.issuer.audiences.is_of_cluster(Some(&claims.aud)),
             audience: Some(claims.aud),
+            expires: instant(claims.exp),
         })
     }
 
+    /// Returns the User with that UID if the session has not ended.
+    fn bearer_of_session(&self, uid: &str, session: Session) -> Option<LoginUser> {
+        let person = self.active(uid)?;
+        let seconds = |time: &Option<Time>| time.as_ref().map_or(0, |time| time.0.as_second());
+        let reported = seconds(&person.status.password_changed_time);
+        let changed = reported.max(seconds(&person.status.sessions_not_before));
+        // If the token's password is newer than the status, the status is out of date: the login that issued the token
+        // has checked that no change is due.
+        let must_change = person.must_change_password() && session.password_changed <= reported;
+        let lacks_factor = person.spec.second_factor == SecondFactor::Required && !session.has_second_factor;
+        let has_ended = changed > session.password_changed || must_change || lacks_factor;
+        Some(person).filter(|_| !has_ended && !session.is_expired(Timestamp::now()))
+    }
+
     async fn by_key(&self, text: &str, source: RequestNetwork) -> Result<Option<AuthenticatedToken>, TokenError> {
-        let Some(person) = api_key::uid_of(text).and_then(|uid| self.bearer(&uid)) else { return Ok(None) };
+        let Some(uid) = api_key::uid_of(text) else { return Ok(None) };
+        let Some((person, key)) = self.find_key(&uid, |key| key.digest.is_of(text), source).await? else {
+            return Ok(None);
+        };
+        self.last_use.note_key(&person, &key.name, Timestamp::now());
+        Ok(Some(AuthenticatedToken {
+            user: person.user_info(Some(format!("{API_KEY_CREDENTIAL}{}", key.name))),
+            audience: None,
+            is_for_the_cluster: true,
+            expires: key.expires,
+        }))
+    }
+
+    /// Returns the valid API key that `is_it` selects, and its User, which has that UID.
+    async fn find_key(
+        &self,
+        uid: &str,
+        is_it: impl Fn(&ApiKey) -> bool,
+        source: RequestNetwork,
+    ) -> Result<Option<(LoginUser, ApiKey)>, TokenError> {
+        let Some(person) = self.bearer(uid) else { return Ok(None) };
         let _permit = self.lookups.take(source, LOOKUP_WAIT).await.ok_or(TokenError::Saturated)?;
         // Read each time, so that revoking a key takes effect immediately on every replica.
         let Some(opened) = self.vault.open(&person.username, &person.uid).await? else { return Ok(None) };
         let now = Timestamp::now();
-        let mut keys = opened.credential.api_keys.iter().filter(|key| !key.is_expired(now));
-        let Some(key) = keys.find(|key| key.digest.is_of(text)) else { return Ok(None) };
+        let mut keys = opened.credential.api_keys.into_iter().filter(|key| !key.is_expired(now));
+        let Some(key) = keys.find(is_it) else { return Ok(None) };
         // During the look-up, the User may have been disabled, renamed or moved to another group.
         if self.informers.is_user_watch_failing() {
             return Err(VaultError::Unavailable.into());
         }
         let now_known = self.bearer(&person.uid).filter(|known| known.username == person.username);
-        let Some(person) = now_known else { return Ok(None) };
-        self.last_use.note_key(&person, &key.name, now);
-        let credential = format!("{API_KEY_CREDENTIAL}{}", key.name);
-        Ok(Some(AuthenticatedToken {
-            user: person.user_info(Some(credential)),
-            audience: None,
-            is_for_the_cluster: true,
-        }))
+        Ok(now_known.map(|person| (person, key)))
+    }
+
+    fn uid_of(&self, presented: PresentedIdentity<'_>) -> Option<String> {
+        let directory = self.informers.directory();
+        let CallerIdentity::User(name) = directory.identify(presented) else { return None };
+        directory.user(name).map(|person| person.uid.clone())
     }
 
     /// Returns the User with that UID if its API keys are currently valid.
@@ -152,6 +214,11 @@ impl TokenAuthenticator {
     fn active(&self, uid: &str) -> Option<LoginUser> {
         LoginUser::of_uid(&self.informers, uid).filter(|person| person.is_active)
     }
+}
+
+/// Returns a time of a token's claims.
+fn instant(seconds: i64) -> Timestamp {
+    Timestamp::from_second(seconds).unwrap_or(Timestamp::MAX)
 }
 
 #[cfg(test)]
@@ -177,11 +244,11 @@ mod tests {
         TokenAuthenticator::new(Arc::clone(informers), Arc::new(issuer), vault, Arc::new(last_use))
     }
 
-    /// kube-apiserver judges other tokens, such as those of ServiceAccounts, whatever Roster knows of users.
+    /// Other tokens, such as those of ServiceAccounts, are left to kube-apiserver even if the watch of Users fails.
     #[tokio::test]
     async fn foreign_tokens_need_no_watch_of_users() {
         let refuse = tower::service_fn(async |_: axum::http::Request<kube::client::Body>| {
-            Err::<axum::http::Response<kube::client::Body>, _>(std::io::Error::other("nobody is there"))
+            Err::<axum::http::Response<kube::client::Body>, _>(std::io::Error::other("connection refused"))
         });
         let informers = Arc::new(Informers::new(false, Arc::default()));
         let token_authenticator = token_authenticator(Client::new(refuse, "default"), &informers);
@@ -192,7 +259,7 @@ mod tests {
         let key = format!("{}{}", api_key::PREFIX, "0".repeat(80));
         assert!(
             token_authenticator.authenticate(&key.into(), foreign_network(1)).await.is_err(),
-            "of Roster's own, nothing is said now"
+            "Roster's own keys get no verdict while the watch fails"
         );
     }
 

@@ -40,7 +40,7 @@ impl UncountedFailures {
     }
 
     /// Whether all logins must be refused: any of them could be a guess that can't be counted.
-    pub fn blocks_everybody(&self) -> bool {
+    pub fn blocks_all_users(&self) -> bool {
         let deferred = self.deferred();
         deferred.is_storage_failing || deferred.by_user.len() >= MAX_USERS
     }
@@ -101,18 +101,18 @@ mod tests {
         let uncounted = UncountedFailures::new(Gauge::default());
         let failure = || vec![Failure { source: "192.0.2.7".into(), at: Timestamp::now() }];
         for user in 0..MAX_USERS {
-            assert!(!uncounted.blocks_everybody());
+            assert!(!uncounted.blocks_all_users());
             uncounted.defer(&user.to_string(), failure(), false);
         }
-        assert!(uncounted.blocks_everybody());
+        assert!(uncounted.blocks_all_users());
         uncounted.defer("in flight", failure(), false);
         assert!(uncounted.blocks("in flight"));
         for uid in ["0", "1"] {
             uncounted.remove(uid, 1);
         }
-        assert!(!uncounted.blocks_everybody());
+        assert!(!uncounted.blocks_all_users());
         uncounted.defer("2", failure(), false);
         uncounted.remove("2", 1);
-        assert!(uncounted.blocks("2"), "one that came meanwhile waits on");
+        assert!(uncounted.blocks("2"), "a failure added in the meantime is still waiting");
     }
 }

@@ -89,7 +89,7 @@ pub struct Vault {
 }
 
 impl Vault {
-    /// Uses the Secrets of Roster's own namespace.
+    /// Creates a vault on the Secrets of Roster's own namespace.
     pub fn new(client: Client, namespace: &str, metrics: Arc<Metrics>) -> Self {
         let uncounted = UncountedFailures::new(metrics.uncounted_failures.clone());
         Self { secrets: Api::namespaced(client.clone(), namespace), users: Api::all(client), metrics, uncounted }
@@ -111,7 +111,7 @@ impl Vault {
         };
         let is_theirs = |secret: &Secret| {
             secret.type_.as_deref() == Some(IDENTITY_SECRET_TYPE)
-                && Claim::read(&secret.metadata).is_some_and(|claim| claim.owner_uid == uid && claim.is_home())
+                && Claim::read(&secret.metadata).is_some_and(|claim| claim.owner_uid == uid && claim.holds_credential())
         };
         let Some(secret) = secret.filter(is_theirs) else { return Ok(None) };
         let credential = read_credential(&secret)?;
@@ -171,7 +171,7 @@ impl Vault {
         }
     }
 
-    /// Like [`Vault::save`], but keeps no failures.
+    /// Like [`Vault::save_or_defer`], but does not keep the failures of a failed write for later.
     pub(super) async fn write(
         &self,
         opened: &OpenedCredential,
@@ -191,7 +191,7 @@ impl Vault {
                 self.publish(&written, &opened.credential.summary(), &credential.summary()).await;
                 Ok(Some(OpenedCredential { secret: written, credential: credential.clone(), read }))
             }
-            // The User was deleted: there is nothing to keep.
+            // 409: another writer was faster. 404: the User was deleted, and there is nothing to keep.
             Ok(Err(kube::Error::Api(status))) if status.code == 409 || status.code == 404 => Ok(None),
             Ok(Err(kube::Error::Api(status))) if (400..500).contains(&status.code) && status.code != 429 => {
                 warn!(

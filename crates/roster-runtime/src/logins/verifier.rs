@@ -31,7 +31,7 @@ use crate::operations::keyed_permits::KeyedPermits;
 /// Number of stripes that users are hashed into.
 pub(super) const STRIPES: usize = 1024;
 
-/// Why there is no outcome.
+/// Why an attempt has no outcome.
 #[derive(Clone, Debug, Error)]
 pub enum VerifyError {
     /// Too many requests at the same time.
@@ -79,7 +79,7 @@ pub struct Verifier {
     /// Requirements for passwords.
     pub policy: Arc<PasswordPolicy>,
     pub(super) metrics: Arc<Metrics>,
-    /// Hash of an unknown password, used for users without a password.
+    /// Hash of a random password, compared with if there is no hash to compare with.
     decoy: PasswordHash,
     /// Attempts in flight, by a hash of the name and source.
     pub(super) attempts: Arc<KeyedPermits<u64>>,
@@ -130,7 +130,7 @@ impl Verifier {
     /// stolen session has few guesses wherever it is used.
     pub fn count(&self, person: &LoginUser, credential: &mut Credential, matches: bool) -> Recheck {
         let (now, uncounted) = (Timestamp::now(), &self.vault.uncounted);
-        if uncounted.blocks(&person.uid) || uncounted.blocks_everybody() || credential.failed.is_locked(SESSIONS, now) {
+        if uncounted.blocks(&person.uid) || uncounted.blocks_all_users() || credential.failed.is_locked(SESSIONS, now) {
             return Recheck::Locked;
         }
         if matches {
@@ -140,11 +140,11 @@ impl Verifier {
         Recheck::Wrong
     }
 
-    /// Waits for the turn to check a user's credential again: one request at a time, from any address, because a
-    /// failure counts for the next request.
+    /// Takes the lock under which this user's credential is checked again: one request at a time, from any address,
+    /// because a failure of one counts for the next.
     ///
     /// # Errors
-    /// If too many requests wait for it.
+    /// If too many requests are waiting already.
     pub async fn lock_for_recheck(&self, username: &str) -> Result<MutexGuard<'_, ()>, Saturated> {
         self.recheck_locks[self.stripe(fold(username))].take().await
     }
@@ -155,7 +155,7 @@ impl Verifier {
     }
 
     fn stripe(&self, key: impl Hash) -> usize {
-        usize::try_from(self.hasher.hash_one(key) % STRIPES as u64).expect("it is below a thousand")
+        usize::try_from(self.hasher.hash_one(key) % STRIPES as u64).expect("it is below STRIPES")
     }
 
     /// Compares a password with a hash, at most once per hash.
@@ -192,7 +192,7 @@ impl Verifier {
         password::accept(password.expose_secret().as_bytes()).map_err(PolicyError::NoPassword)?;
         let names = [&person.username, &person.name].into_iter();
         let emails = person.spec.email.iter().chain(&person.spec.additional_emails);
-        // The form that will be hashed.
+        // The policy checks the form that will be hashed.
         let normalized = password::normalize(password.expose_secret());
         self.policy.check(&normalized, names.chain(emails).map(String::as_str))?;
         let used: Vec<PasswordHash> = used.cloned().collect();
@@ -200,7 +200,8 @@ impl Verifier {
             return Ok(hash);
         }
         for used in &used {
-            // A match that proves nothing counts here: otherwise a required change could be met with the same password.
+            // A match counts even if it proves nothing, because a bcrypt hash covers only a prefix of the password:
+            // otherwise a required change could be met with the same password.
             if self.pool.verify(password, used).await? {
                 let (last, is_proven) = (self.policy.history + 1, used.covers(password.expose_secret()));
                 let why = if is_proven { PolicyError::UsedBefore } else { PolicyError::MayBeUsedBefore };

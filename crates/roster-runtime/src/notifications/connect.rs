@@ -36,7 +36,7 @@ type Pending<T> = Pin<Box<dyn Future<Output = Result<T, BoxError>> + Send>>;
 /// Client that only connects to permitted receivers.
 pub(super) type HttpsClient = Client<HttpsConnector<RestrictedConnector>, Body>;
 
-/// Error: the receiver has no permitted address, so no connection was made.
+/// The receiver has no permitted address, so no connection was made.
 #[derive(Clone, Copy, Debug, thiserror::Error)]
 #[error("the receiver has no address that notifications may be sent to")]
 pub(super) struct NoPermittedAddress;

@@ -172,7 +172,7 @@ impl Sender {
         Self { pauses: Arc::default(), client, signer, attempts: Semaphore::new(ATTEMPTS), backoff }
     }
 
-    /// Sends a delivery, retrying while that makes sense.
+    /// Sends a delivery, and retries transient errors.
     pub(super) async fn send(&self, delivery: &Delivery) -> Result<(), DeliveryError> {
         let claims = delivery.claims(&self.signer.issuer())?;
         let pauses = Arc::clone(&self.pauses);
@@ -188,12 +188,12 @@ impl Sender {
     }
 
     async fn attempt(&self, receiver: &Uri, claims: &Value) -> Result<(), DeliveryError> {
-        let _place = self.attempts.acquire().await.expect("the semaphore is never closed");
+        let _permit = self.attempts.acquire().await.expect("the semaphore is never closed");
         let request = self.request(receiver, claims).map_err(DeliveryError::Unsigned)?;
         let deadline = Instant::now() + ATTEMPT_TIMEOUT;
         let response = timeout_at(deadline, self.client.request(request)).await.map_err(|_| DeliveryError::Slow)??;
         let outcome = judge(response.status(), response.headers());
-        // Let the receiver finish its response, which changes nothing.
+        // Let the receiver finish its response. This does not affect the outcome.
         let _ = timeout_at(deadline, to_bytes(Body::new(response.into_body()), MAX_ANSWER_BYTES)).await;
         outcome
     }
@@ -218,7 +218,7 @@ fn judge(status: StatusCode, headers: &HeaderMap) -> Result<(), DeliveryError> {
     Err(DeliveryError::Answered { status, retry_after })
 }
 
-/// Parses seconds or an RFC 9110 date, a subset of the date format of email.
+/// Parses seconds or an RFC 9110 date, whose format is a subset of the date format of email (RFC 2822).
 fn parse_retry_after(text: &str, now: Timestamp) -> Option<Duration> {
     let wait = text.parse().map(Duration::from_secs).ok().or_else(|| {
         let at = DateTimeParser::new().parse_timestamp(text).ok()?;

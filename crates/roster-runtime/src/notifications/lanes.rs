@@ -6,7 +6,7 @@ use std::collections::{HashMap, VecDeque};
 const MAX_IN_FLIGHT: usize = 4;
 /// Maximum number of deliveries queued in one lane.
 const MAX_QUEUED: usize = 32;
-/// Maximum number of deliveries of all lanes being attempted or about to be. Those waiting for a retry do not count.
+/// Maximum number of started deliveries in all lanes together, not counting those that wait for a retry.
 const MAX_CONCURRENT: usize = 1024;
 /// Maximum number of all deliveries, waiting ones included. Bounds the memory.
 const MAX_TOTAL: usize = 16 * 1024;
@@ -78,7 +78,7 @@ impl<T> Lanes<T> {
         LaneEntry::Waits
     }
 
-    /// Removes an ended delivery from its lane. Returns the next one to start.
+    /// Removes a finished delivery from its lane. Returns the next one to start.
     pub(super) fn leave(&mut self, name: &str) -> Option<T> {
         let lane = self.by_name.get_mut(name)?;
         self.total -= 1;

@@ -13,7 +13,7 @@ const fn v6(first: u16, second: u16, prefix: u8) -> Ipv6Net {
     Ipv6Net::new_assert(Ipv6Addr::new(first, second, 0, 0, 0, 0, 0, 0), prefix)
 }
 
-/// Addresses that are not globally reachable, from IANA's registry, and a dangerous public one.
+/// Addresses that are not globally reachable, from IANA's registry, and a public one that is dangerous.
 const REFUSED_V4: [Ipv4Net; 16] = [
     v4(0, 0, 0, 0, 8),
     v4(10, 0, 0, 0, 8),

@@ -190,7 +190,7 @@ async fn a_transient_failure_is_retried_with_the_same_token() {
 }
 
 #[tokio::test]
-async fn a_permanent_failure_is_not_retried() {
+async fn retries_end_after_the_last_attempt() {
     let mut receiver = Receiver::start([StatusCode::BAD_GATEWAY; 3]).await;
     let fixture = TestNotifier::for_receiver(&receiver);
     fixture.notifier.notify(&receiver.at("127.0.0.1"), Notice::PasswordChanged);
@@ -227,7 +227,7 @@ async fn internal_addresses_are_refused_before_connecting(#[case] host: &str) {
     let fixture = TestNotifier::open(None, &["10.0.0.0/8"]);
     fixture.notifier.notify(&recipient(&url), Notice::PasswordChanged);
     fixture.counts("refused", 1).await;
-    assert!(timeout(A_WHILE, socket.accept()).await.is_err(), "it was connected to");
+    assert!(timeout(A_WHILE, socket.accept()).await.is_err(), "a connection was made");
 }
 
 #[tokio::test]
@@ -312,5 +312,5 @@ async fn the_dispatcher_stops_on_shutdown_with_deliveries_in_flight() {
     notifier.notify(&receiver.at("localhost"), Notice::PasswordChanged);
     receiver.next().await;
     shutdown.cancel();
-    timeout(SOON / 2, running).await.expect("it goes on").unwrap().unwrap();
+    timeout(SOON / 2, running).await.expect("the dispatcher still runs").unwrap().unwrap();
 }

@@ -4,8 +4,8 @@
 //! log, and it has its own connections, so that no component waits for another one.
 //!
 //! A peer can vanish without closing its connections, for example if its node crashes or a firewall forgets them. TCP
-//! keepalive finds such a connection while it is idle, `TCP_USER_TIMEOUT` while data is in flight. The kernel then closes
-//! it, so that requests fail instead of waiting for minutes.
+//! keepalive detects this while the connection is idle, and `TCP_USER_TIMEOUT` while data is in flight. The kernel then
+//! closes the connection, so that requests fail instead of waiting for minutes.
 
 use std::error::Error as StdError;
 use std::io;
@@ -74,7 +74,7 @@ pub fn identify(config: &mut Config, component: &str) -> Result<()> {
     Ok(())
 }
 
-/// Creates a client. Its connections belong to the runtime that this is called on.
+/// Creates a client. Its connections belong to the Tokio runtime of the caller.
 ///
 /// It is built like kube's own, which has no option for TCP keepalive.
 ///
@@ -110,7 +110,7 @@ pub fn connect(config: &Config, component: Component) -> Result<Client> {
     })
 }
 
-/// kube-apiserver is overloaded and says when to retry.
+/// kube-apiserver is overloaded and asked to retry later.
 #[derive(Debug, Error)]
 #[error("kube-apiserver returned {status}: retry after {after:?}")]
 pub struct Throttled {
@@ -184,7 +184,7 @@ mod tests {
         [SockFilter::new(6, 0, 0, 0)]
     }
 
-    /// Without keepalive, the client would wait forever: no packet tells it that the server is gone.
+    /// Without keepalive, the client would wait forever, because no packet informs it that the server is gone.
     #[tokio::test]
     async fn a_connection_whose_peer_vanishes_is_closed_and_counts_as_unreachable() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -214,7 +214,7 @@ mod tests {
         let error = watched.expect("an error, not the end").unwrap_err();
         assert!(is_unreachable(&error), "{error:?}");
         let connected = tokio::time::timeout(patience, api.watch(&WatchParams::default(), "0")).await;
-        let error = connected.expect("connecting ends").err().expect("nothing can be reached");
+        let error = connected.expect("the attempt ends").err().expect("the server is unreachable");
         assert!(is_unreachable(&error), "{error:?}");
     }
 

@@ -37,7 +37,7 @@ pub struct Heartbeat {
 }
 
 impl Heartbeat {
-    /// Records one turn of the loop.
+    /// Records one iteration of the loop.
     pub fn beat(&self) {
         *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
     }

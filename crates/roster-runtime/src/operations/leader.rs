@@ -12,13 +12,13 @@
 //! judged by the local monotonic clock, counted from when *this* process last saw the lease change; the times written
 //! in the lease are informational.
 //!
-//! A leader that can't renew in time stops its controllers before the lease expires, keeps serving, and takes part in the
-//! election again, so that an outage of kube-apiserver restarts nothing. If another replica holds the lease, both may have
-//! led at the same time: the process ends.
+//! A leader that can't renew in time stops its controllers before the lease expires, keeps serving, and takes part in
+//! the election again, so that an outage of kube-apiserver restarts nothing. If another replica holds the lease, both
+//! may have led at the same time, so the process exits.
 //!
-//! The election runs on its own thread and runtime ([`LeaderElection`]), so requests that keep all other threads busy
-//! cannot cost the lease. It does not renew for a process that hangs: it stops renewing if the main runtime has not run
-//! a task for a while, and ends the process if the main runtime does not react to a lost lease.
+//! The election runs on its own thread and runtime ([`LeaderElection`]), so the lease is not lost while requests keep
+//! all other threads busy. It does not keep the lease for a process that hangs: it stops renewing if the main runtime
+//! has not run a task for a while, and ends the process if the main runtime does not react to a lost lease.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -66,8 +66,8 @@ pub enum Lost {
     Stuck,
 }
 
-/// Returns an identity for this process: host name and a random suffix. The host name alone does not identify it, because a
-/// restarted container keeps it.
+/// Returns an identity for this process: host name and a random suffix. The host name alone does not identify it,
+/// because a restarted container keeps it.
 pub fn default_identity() -> String {
     let host = std::env::var("HOSTNAME").unwrap_or_else(|_| "roster".to_owned());
     // The suffix only has to differ from the predecessor's.
@@ -115,7 +115,8 @@ impl Elector {
         Self { leases: Api::namespaced(client, namespace), options, observed: None }
     }
 
-    /// Waits until this replica leads. Returns when the successful attempt began. Calls `beat` at each attempt.
+    /// Waits until this replica leads. Returns the time at which the successful attempt began. Calls `beat` at each
+    /// attempt.
     pub async fn acquire(&mut self, beat: impl Fn()) -> Instant {
         info!(identity = self.options.identity, lease = self.options.name, "waiting for the lease");
         loop {
@@ -138,7 +139,7 @@ impl Elector {
     /// # Errors
     /// Always, when it returns: leadership is lost. The error is a [`Lost`].
     pub async fn keep(&mut self, acquired: Instant, beat: impl Fn(), is_working: impl Fn() -> bool) -> Result<()> {
-        // Counted from before the write was sent: other replicas count from when they see it, which is later.
+        // The time before the write was sent: other replicas count from when they see the write, which is later.
         let mut renewed = acquired;
         loop {
             sleep(self.options.retry_period).await;
@@ -188,7 +189,7 @@ impl Elector {
         let name = self.options.name.clone();
         let Some(mut lease) = self.leases.get_opt(&name).await? else {
             let mut lease = Lease { metadata: ObjectMeta { name: Some(name), ..ObjectMeta::default() }, spec: None };
-            self.sign(&mut lease, Step::TakeOver);
+            self.claim(&mut lease, Step::TakeOver);
             let created = self.leases.create(&PostParams::default(), &lease).await;
             return self.outcome(created);
         };
@@ -197,7 +198,7 @@ impl Elector {
         if step == Step::Wait {
             return Ok(false);
         }
-        self.sign(&mut lease, step);
+        self.claim(&mut lease, step);
         let replaced = self.leases.replace(&name, &PostParams::default(), &lease).await;
         self.outcome(replaced)
     }
@@ -214,7 +215,8 @@ impl Elector {
         }
     }
 
-    fn sign(&self, lease: &mut Lease, step: Step) {
+    /// Writes this replica into the lease as its holder.
+    fn claim(&self, lease: &mut Lease, step: Step) {
         let now = MicroTime(Timestamp::now());
         let spec = lease.spec.get_or_insert_default();
         spec.holder_identity = Some(self.options.identity.clone());
@@ -285,7 +287,7 @@ impl LeaderElection {
         let (resign, settled) = (CancellationToken::new(), CancellationToken::new());
         let election =
             Self { acquired: acquires, ended: ends, resign: resign.clone(), _settled: settled.clone().drop_guard() };
-        // Other replicas wait for the lease to expire after the last renewal. Half of the time left then is slack.
+        // The lease expires this much later than the leader gives up. Half of that time is kept as a safety margin.
         let grace = options.duration.saturating_sub(options.renew_deadline) / 2;
         let thread = ElectionThread { acquired, ended, resign, settled, heartbeats, grace };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;

@@ -1,4 +1,4 @@
-//! Supervises tasks: none ends unnoticed.
+//! Supervises tasks, so that none ends unnoticed.
 
 use std::future::Future;
 use std::time::Duration;
@@ -10,8 +10,8 @@ use tokio_util::sync::CancellationToken;
 /// How long tasks may take to stop after cancellation.
 const GRACE: Duration = Duration::from_secs(20);
 
-/// A set of tasks that live and die together. If one ends before shutdown, by error, panic or return, the others are
-/// stopped and the set fails: restarting beats running half alive.
+/// A group of tasks that run only together. If one ends before shutdown, by error, panic or return, the others are
+/// stopped and the group fails, so that the process restarts instead of running without that task.
 #[derive(Debug, Default)]
 pub struct Supervisor {
     tasks: JoinSet<(&'static str, Result<()>)>,

@@ -1,6 +1,6 @@
-//! Activity of a connection: a request is in flight until the last byte of its response is written, so a watch without
-//! events is not idle. It is not stalled either: a connection stalls only if the client reads none of the bytes waiting
-//! for it.
+//! Activity of a connection. A request is in flight until the last byte of its response is written, so a connection
+//! with a watch that has no events is not idle. It is not stalled either: a connection is stalled only if bytes are
+//! waiting for the client and it reads none of them.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -91,7 +91,7 @@ impl Activity {
         InFlight(Arc::clone(self))
     }
 
-    /// Returns the connection's standing, and since when it has been stalled or without a request in flight.
+    /// Returns the connection's state, and since when it has been stalled or without a request in flight.
     pub fn state(&self) -> (ActivityState, Instant) {
         let requests = self.requests();
         let is_new = requests.is_first && requests.idle_since.elapsed() < NEW;
@@ -105,7 +105,7 @@ impl Activity {
     /// Completes when no request arrived for `timeout`, or the first request or a request's headers take too long.
     pub async fn idle_for(&self, timeout: Duration) {
         loop {
-            let (end, next_look) = {
+            let (end, next_check) = {
                 let requests = self.requests();
                 let idle = if requests.is_first { requests.timeouts.first_request.min(timeout) } else { timeout };
                 let slow = requests.headers_since.map(|since| since + requests.timeouts.headers);
@@ -121,7 +121,7 @@ impl Activity {
             if end <= Instant::now() {
                 return;
             }
-            sleep_until(end.min(next_look)).await;
+            sleep_until(end.min(next_check)).await;
         }
     }
 
@@ -326,7 +326,7 @@ mod tests {
         let begin = Instant::now();
         let step = SHORT;
         let timeout = step * 4;
-        // A slow client: each step is shorter than the limit, their sum is longer.
+        // A slow client: each step is shorter than the limit, but their sum is longer.
         let slow = async {
             for _ in 0..8 {
                 activity.set_blocked(true);

@@ -1,5 +1,5 @@
-//! Addresses of kube-apiserver, so that a replica started under attack reserves connections for it before its first
-//! proven one.
+//! Addresses of kube-apiserver. With them, a replica that starts under attack reserves connections for kube-apiserver
+//! before the first connection is proven to be kube-apiserver's.
 
 use std::net::IpAddr;
 use std::time::Duration;

@@ -2,7 +2,7 @@
 //!
 //! Replicas share the authority through a Secret, so rotation must never let one replica serve a certificate that
 //! kube-apiserver does not trust yet. The order follows from the certificates: a new authority is first published
-//! beside the old one and signs only once it is `propagation` old; the old one stays trusted until it expires.
+//! beside the old one, and signs only after a twentieth of its lifetime. The old one stays trusted until it expires.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -85,7 +85,7 @@ impl Authority {
     }
 
     /// Whether a successor is due.
-    fn is_aged(&self, now: Timestamp) -> bool {
+    fn is_successor_due(&self, now: Timestamp) -> bool {
         self.age(now) > self.lifetime() * 2 / 3
     }
 
@@ -183,7 +183,7 @@ impl Authorities {
     /// If key generation fails.
     pub fn rotated(&self, now: Timestamp, lifetime: Duration) -> Result<Option<Self>> {
         let mut next: Vec<Authority> = self.0.iter().filter(|authority| authority.not_after > now).cloned().collect();
-        if next.last().is_none_or(|newest| newest.is_aged(now)) {
+        if next.last().is_none_or(|newest| newest.is_successor_due(now)) {
             next.push(Authority::create(now, lifetime)?);
         } else if next.len() == self.0.len() {
             return Ok(None);

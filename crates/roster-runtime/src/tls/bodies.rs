@@ -30,14 +30,14 @@ pub struct BodyLimits {
     /// Maximum size of one body, in bytes.
     pub max_bytes: usize,
     /// Bodies that one peer may be sending concurrently. A network with proven connections of kube-apiserver is not
-    /// limited: its TokenReviews prove nothing themselves.
-    pub of_a_peer: usize,
+    /// limited, because TokenReview requests do not prove by themselves that they come from kube-apiserver.
+    pub max_per_peer: usize,
     /// The same for all peers of one site.
-    pub of_a_site: usize,
+    pub max_per_site: usize,
     /// Bytes of all bodies being read or handled.
     pub budget: usize,
-    /// Bodies up to this size, in bytes, are not charged to the budget, so they do not wait for larger ones. The
-    /// connection limit bounds them.
+    /// Bodies up to this size, in bytes, are not charged to the budget, so they do not wait for larger ones. Their
+    /// number is bounded by the connection limit.
     pub free_bytes: usize,
 }
 
@@ -76,7 +76,7 @@ pub struct BodyReader {
 impl BodyReader {
     /// Creates a reader with its own budget.
     pub fn new(limits: BodyLimits) -> Self {
-        let peers = NetworkShares::new(limits.of_a_peer, limits.of_a_site);
+        let peers = NetworkShares::new(limits.max_per_peer, limits.max_per_site);
         let budget = Arc::new(Semaphore::new(limits.budget));
         Self { limits, timeout: BODY_TIMEOUT, peers, budget }
     }
@@ -91,7 +91,7 @@ impl BodyReader {
         self.read_within_budget(request).await
     }
 
-    /// Like [`BodyReader::read`], but without the limits per peer: for requests that are limited by their caller.
+    /// Like [`BodyReader::read`], but without the limits per peer: for requests that the calling code limits itself.
     ///
     /// # Errors
     /// As [`BodyReader::read`].
@@ -146,7 +146,8 @@ mod tests {
     use axum::body::Bytes;
     use futures::stream;
 
-    const LIMITS: BodyLimits = BodyLimits { max_bytes: 100, of_a_peer: 2, of_a_site: 3, budget: 150, free_bytes: 0 };
+    const LIMITS: BodyLimits =
+        BodyLimits { max_bytes: 100, max_per_peer: 2, max_per_site: 3, budget: 150, free_bytes: 0 };
 
     /// Returns a reader with a short timeout.
     fn impatient() -> BodyReader {
@@ -218,7 +219,7 @@ mod tests {
         let mut neighbour = Box::pin(reader.read(request(2, announced())));
         assert!(futures::poll!(&mut neighbour).is_pending());
         let refused = reader.read(request(3, Body::empty())).await.map(drop).unwrap_err();
-        assert_eq!(refused, BodyError::TooManyOfPeer, "it is of the same site");
+        assert_eq!(refused, BodyError::TooManyOfPeer, "the site is at its limit");
         drop(neighbour);
         sending.pop();
         assert!(reader.read(request(1, Body::empty())).await.is_ok());

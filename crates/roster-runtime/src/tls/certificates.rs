@@ -87,7 +87,7 @@ impl Certificates {
         Ok(Self { secrets, options, serving, expiry, signer: watch::Sender::new(signer), authorities })
     }
 
-    /// Whether the serving certificate is external, and so is the trust in it.
+    /// Whether the serving certificate and the caBundles are managed externally.
     pub fn are_external(&self) -> bool {
         self.options.external_secret.is_some()
     }
@@ -102,7 +102,7 @@ impl Certificates {
         Arc::clone(&self.authorities)
     }
 
-    /// Returns the authority, PEM, that clients must trust to reach this replica, as it changes.
+    /// Returns a receiver of the authority, PEM, that clients must trust to reach this replica.
     pub fn signer(&self) -> watch::Receiver<String> {
         self.signer.subscribe()
     }
@@ -136,8 +136,8 @@ impl Certificates {
             });
             tokio::select! {
                 () = shutdown.cancelled() => return Ok(()),
-                // If the Secret was deleted, the certificate issued from it serves until the leader has recreated the
-                // Secret.
+                // If the Secret was deleted, the certificate issued from it stays in use until the leader has
+                // recreated the Secret.
                 Some(Some(secret)) = changes.next() => match read(&secret) {
                     Ok(read) => {
                         self.authorities.store(Arc::new(read.clone()));
@@ -147,8 +147,8 @@ impl Certificates {
                         warn!(error = format!("{error:#}"), "certificate authority is invalid, keeping the previous one");
                     }
                 },
-                Some(Some(secret)) = external.next() => if let Err(error) = self.take(&secret) {
-                    warn!(error = format!("{error:#}"), "given serving certificate is invalid, keeping the previous one");
+                Some(Some(secret)) = external.next() => if let Err(error) = self.use_external(&secret) {
+                    warn!(error = format!("{error:#}"), "external serving certificate is invalid, keeping the previous one");
                 },
                 () = tokio::time::sleep(until_renewal.clamp(Duration::from_millis(100), TICK)) => {}
             }
@@ -180,12 +180,12 @@ impl Certificates {
     }
 
     /// Serves with the external certificate.
-    fn take(&self, secret: &Secret) -> Result<()> {
+    fn use_external(&self, secret: &Secret) -> Result<()> {
         let ExternalCertificate { chain, key, authority, not_after } = ExternalCertificate::read(secret)?;
         self.serving.store(Arc::new(server_config(chain, key)?));
         self.expiry.set(not_after.as_second());
         self.signer.send_replace(authority);
-        info!(%not_after, "loaded the given serving certificate");
+        info!(%not_after, "loaded the external serving certificate");
         Ok(())
     }
 

@@ -1,17 +1,21 @@
 //! Table of open connections of the TLS port: limits per network, and which connection is evicted when it is full.
 //!
 //! ```text
-//!  anonymous ── a valid bearer token ──▶ authenticated ─┐
-//!      └────── a client or a request that proved to be kube-apiserver ──▶ kube-apiserver
+//!  anonymous ── a valid bearer token ──▶ authenticated
+//!      ├─────── the path of a webhook ──▶ webhook ── from an address of kube-apiserver ─┐
+//!      └─────── the front proxy's certificate ──────────────────────────────────────────┴──▶ kube-apiserver
 //! ```
 //!
-//! Anonymous and authenticated connections share a part of the table, so slots always remain for kube-apiserver, whose
-//! connections are never evicted. When the table is full, connections whose clients do not read are evicted first, then
-//! idle ones: closing one loses no work, and HTTP clients reconnect. Busy ones go last, and only for a site, or a
-//! network of the same site, that holds fewer connections.
+//! Connections that are not proven to be kube-apiserver's share a part of the table, so slots always remain for
+//! kube-apiserver, whose connections are never evicted. The path of a webhook can leak, so it proves this only together
+//! with the address: the network holds a connection with the certificate, did so recently, or is in the EndpointSlice of
+//! kube-apiserver. Behind a proxy, its address may be unknown. So connections with a path are evicted last, and have a
+//! few slots of their own. When the table is full, connections whose clients do not read are evicted first, then
+//! idle ones: closing one loses no work, and HTTP clients reconnect. Busy ones are evicted last, and only for a site,
+//! or a network of the same site, that holds fewer connections.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -22,60 +26,8 @@ use roster_credentials::network::{network_of, site_of};
 use tokio_util::sync::CancellationToken;
 
 use super::activity::{Activity, ActivityState};
+pub use super::connection_limits::{ConnectionLimits, LIMITS, PROBE_LIMITS};
 use crate::metrics::CounterBy;
-
-/// Limits on open connections.
-#[derive(Clone, Copy, Debug)]
-pub struct ConnectionLimits {
-    /// All connections.
-    pub total: usize,
-    /// Unproven connections of networks that kube-apiserver does not use. Up to half of this, authenticated ones are
-    /// not evicted while busy.
-    pub untrusted: usize,
-    /// Anonymous connections of one network.
-    pub anonymous_of_network: usize,
-    /// Anonymous connections of a network with proven connections of kube-apiserver: each of its requests may take one
-    /// until it is proven.
-    pub anonymous_of_api_server_network: usize,
-    /// Authenticated connections of one network. Further ones stay anonymous.
-    pub authenticated_of_network: usize,
-    /// Evicted connections whose sockets are not closed yet.
-    pub closing: usize,
-    /// Minimum interval between searches of a full table. Up to [`CANDIDATES`] connections are evicted in between.
-    pub search_interval: Duration,
-    /// Whether to evict the oldest connection if no other can be, even if it is busy. For ports that answer at once: a
-    /// connection that stays open for long is not waiting for a response.
-    pub closes_oldest: bool,
-}
-
-/// Limits of the TLS port.
-///
-/// kube-apiserver has up to 1,024 watches and 600 requests in flight by default, each on its own connection. A browser
-/// opens 6 connections and a Go client rarely more than a few dozen, so 256 let the people behind one NAT gateway log
-/// in at the same time. Six addresses fill the table, and then yield to addresses of other sites.
-pub const LIMITS: ConnectionLimits = ConnectionLimits {
-    total: 4096,
-    untrusted: 1536,
-    anonymous_of_network: 256,
-    anonymous_of_api_server_network: 1024,
-    authenticated_of_network: 512,
-    closing: 256,
-    search_interval: Duration::from_millis(10),
-    closes_oldest: false,
-};
-
-/// Limits of the probe port: kubelet opens a connection for each probe, and Prometheus keeps one or two. Probes are
-/// answered within milliseconds, so a new connection is answered before 512 others arrive.
-pub const PROBE_LIMITS: ConnectionLimits = ConnectionLimits {
-    total: 512,
-    untrusted: 512,
-    anonymous_of_network: 64,
-    anonymous_of_api_server_network: 64,
-    authenticated_of_network: 0,
-    closing: 512,
-    search_interval: Duration::from_millis(10),
-    closes_oldest: true,
-};
 
 /// How long slots stay reserved for a network after its last proven connection of kube-apiserver, which closes idle
 /// connections after 90 s. The network has no other privilege by then: its address may have a new owner.
@@ -92,6 +44,8 @@ pub enum Trust {
     Anonymous,
     /// A request had a valid bearer token.
     Authenticated,
+    /// A request had the path of a webhook, which kube-apiserver knows. Others may have learned it.
+    Webhook,
     /// The client is kube-apiserver.
     ApiServer,
 }
@@ -101,6 +55,7 @@ impl Trust {
         match value {
             0 => Self::Anonymous,
             1 => Self::Authenticated,
+            2 => Self::Webhook,
             _ => Self::ApiServer,
         }
     }
@@ -123,7 +78,8 @@ impl Connection {
         Trust::from_u8(self.trust.load(Ordering::Acquire))
     }
 
-    /// Raises the trust in the connection. It never falls: each request is authorized separately anyway.
+    /// Raises the trust in the connection, from [`Trust::Webhook`] to [`Trust::ApiServer`] if its address is one of
+    /// kube-apiserver. It never falls: each request is authorized separately anyway.
     pub fn mark(&self, trust: Trust) {
         if self.trust() < trust {
             self.table.promote(self, trust);
@@ -177,7 +133,15 @@ impl Drop for OpenConnection {
 }
 
 /// Counts indexed by [`Trust`].
-type ByTrust = [usize; 3];
+type ByTrust = [usize; 4];
+
+/// Unproven connections of networks without reserved slots.
+#[derive(Debug)]
+struct Unreserved {
+    all: usize,
+    authenticated: usize,
+    webhooks: usize,
+}
 
 /// The connections of one network.
 #[derive(Debug, Default)]
@@ -204,6 +168,8 @@ struct State {
     sites: HashMap<IpNet, usize>,
     /// Networks of kube-apiserver: when a connection was last proven, or the last proven one ended.
     api_servers: HashMap<IpNet, Instant>,
+    /// Networks from which kube-apiserver is expected.
+    expected: HashSet<IpNet>,
     total: ByTrust,
     closing: usize,
     candidates: Candidates,
@@ -219,9 +185,10 @@ impl State {
         self.held(network)[Trust::ApiServer as usize] > 0
     }
 
-    /// Whether slots are reserved for the network, because kube-apiserver uses it or recently did.
+    /// Whether slots are reserved for the network, because kube-apiserver uses it, recently did, or is expected to.
     fn is_reserved(&self, network: &IpNet) -> bool {
-        self.has_api_server(network)
+        self.expected.contains(network)
+            || self.has_api_server(network)
             || self.api_servers.get(network).is_some_and(|proven| proven.elapsed() < RESERVATION_TTL)
     }
 
@@ -234,22 +201,21 @@ impl State {
         self.api_servers.retain(|network, proven| proven.elapsed() < RESERVATION_TTL || has_proven(network));
     }
 
-    /// Counts unproven connections of networks without reserved slots, and how many of them are authenticated. Those
-    /// with reserved slots are never evicted, so they must not use up the slots of others either.
-    fn unreserved(&self) -> (usize, usize) {
-        let [anonymous, authenticated, _] = self.total;
-        let beside = self.api_servers.keys().filter(|network| self.is_reserved(network));
-        beside
-            .map(|network| self.held(network))
-            .fold((anonymous + authenticated, authenticated), |(all, authenticated), beside| {
-                (all - beside[0] - beside[1], authenticated - beside[1])
-            })
+    /// Counts unproven connections of networks without reserved slots. Networks with reserved slots are left out: their
+    /// connections are never evicted, so they must not use up the slots of others either.
+    fn unreserved(&self) -> Unreserved {
+        let expected = self.expected.iter().filter(|network| !self.api_servers.contains_key(*network));
+        let reserved = self.api_servers.keys().chain(expected).filter(|network| self.is_reserved(network));
+        let [anonymous, authenticated, webhooks, _] = reserved.fold(self.total, |total, network| {
+            let held = self.held(network);
+            std::array::from_fn(|trust| total[trust] - held[trust])
+        });
+        Unreserved { all: anonymous + authenticated + webhooks, authenticated, webhooks }
     }
 
     /// Counts the network's connections that are not proven to be kube-apiserver's.
     fn untrusted(&self, network: &IpNet) -> usize {
-        let [anonymous, authenticated, _] = self.held(network);
-        anonymous + authenticated
+        self.held(network)[..Trust::ApiServer as usize].iter().sum()
     }
 
     /// Counts the connections of the network's site, and of the network, without those of kube-apiserver.
@@ -257,7 +223,8 @@ impl State {
         (self.sites.get(&site_of(*network)).copied().unwrap_or_default(), self.untrusted(network))
     }
 
-    /// Whether `network` holds fewer than `other`, even with one more connection.
+    /// Whether `network` would hold fewer connections than `other` even with one more. Networks of different sites are
+    /// compared by the connections of their sites.
     fn holds_less(&self, network: &IpNet, other: &IpNet) -> bool {
         let ((site, own), (other_site, others)) = (self.share(network), self.share(other));
         if site_of(*network) == site_of(*other) { own + 1 < others } else { site + 1 < other_site }
@@ -342,19 +309,25 @@ impl State {
             && (state < ActivityState::Busy || self.holds_less(network, &connection.network))
     }
 
-    /// Whether a connection may be evicted for others at all. Valid tokens protect connections up to a limit, so that
-    /// anonymous clients can't push out logged-in ones. Beyond it, logged-in clients must not keep everyone else out.
+    /// Whether a connection may be evicted for others at all. Valid tokens protect busy connections up to a limit, and
+    /// paths of webhooks also idle ones, so that anonymous clients can't push them out. Beyond it, they must not keep
+    /// everyone else out.
     fn is_evictable(&self, connection: &Connection, state: ActivityState, limits: &ConnectionLimits) -> bool {
-        let is_protected = state == ActivityState::Busy
-            && connection.trust() == Trust::Authenticated
-            && self.unreserved().1 <= limits.untrusted / 2;
+        let is_protected = match (connection.trust(), state) {
+            (Trust::Authenticated, ActivityState::Busy) => self.unreserved().authenticated <= limits.untrusted / 2,
+            (Trust::Webhook, ActivityState::Busy | ActivityState::Idle) => {
+                self.unreserved().webhooks <= limits.webhooks / 2
+            }
+            _ => false,
+        };
         !is_protected && !self.is_reserved(&connection.network)
     }
 
-    /// Finds the connections that are cheapest to evict, the cheapest last: stalled, then idle, then busy or new. Idle
-    /// anonymous ones come before idle authenticated ones. Within each, those of the largest site, then of the largest
-    /// network in it. Then the oldest, except that of busy authenticated ones the newest: a watch is worth more the
-    /// longer it lasts.
+    /// Finds the connections that are cheapest to evict, the cheapest last. Order of eviction: stalled, then idle, then
+    /// busy or new. Stalled and idle anonymous ones come before authenticated ones. Within each group, those of the
+    /// largest site come first, then those of the largest network in it, then anonymous ones, then the oldest. Of busy
+    /// authenticated ones, the newest comes first, because a watch is worth more the longer it lasts. Those with the
+    /// path of a webhook come last.
     fn search(&self, limits: &ConnectionLimits) -> Vec<u64> {
         let keyed = self.open.values().filter_map(|connection| {
             let ((state, since), trust) = (connection.activity.state(), connection.trust());
@@ -362,14 +335,14 @@ impl State {
                 return None;
             }
             let is_busy = state == ActivityState::Busy;
-            let by_trust = if is_busy { Trust::Anonymous } else { trust };
+            let by_trust = if is_busy && trust < Trust::Webhook { Trust::Anonymous } else { trust };
             let age = if is_busy && trust == Trust::Authenticated {
                 (None, u64::MAX - connection.id)
             } else {
                 (Some(since), connection.id)
             };
             let most = Reverse(self.share(&connection.network));
-            Some(((state, by_trust), (most, trust, age), connection.id))
+            Some(((trust == Trust::Webhook, state, by_trust), (most, trust, age), connection.id))
         });
         let mut keyed: Vec<_> = keyed.collect();
         keyed.sort_unstable();
@@ -377,10 +350,10 @@ impl State {
         keyed.into_iter().rev().map(|(.., id)| id).collect()
     }
 
-    /// Returns the oldest connection matching `of` that may be evicted.
-    fn oldest(&self, mut of: impl FnMut(&Connection) -> bool) -> Option<u64> {
+    /// Returns the oldest evictable connection that `matches`.
+    fn oldest(&self, mut matches: impl FnMut(&Connection) -> bool) -> Option<u64> {
         let evictable = self.open.iter().filter(|(_, connection)| !self.is_reserved(&connection.network));
-        evictable.into_iter().find(|(_, connection)| of(connection)).map(|(id, _)| *id)
+        evictable.into_iter().find(|(_, connection)| matches(connection)).map(|(id, _)| *id)
     }
 }
 
@@ -436,7 +409,8 @@ impl ConnectionTable {
         } else {
             limits.anonymous_of_network
         };
-        let is_crowded = !state.is_reserved(network) && state.unreserved().0 >= limits.untrusted;
+        let own_slots = if state.held(network)[Trust::Webhook as usize] > 0 { limits.webhooks } else { 0 };
+        let is_crowded = !state.is_reserved(network) && state.unreserved().all >= limits.untrusted + own_slots;
         let is_full = state.open.len() >= limits.total || is_crowded;
         let may_have_more = anonymous < most;
         if may_have_more && !is_full {
@@ -454,15 +428,23 @@ impl ConnectionTable {
         found.map(Some).ok_or(TableFull)
     }
 
-    /// Reserves slots for an address from which kube-apiserver is expected. Grants no other privilege.
+    /// Reserves slots for an address from which kube-apiserver is expected. Without a proof, it has no other privilege.
     pub fn expect_api_server(&self, address: IpAddr) {
-        self.state().api_servers.insert(network_of(address), Instant::now());
+        self.state().expected.insert(network_of(address));
     }
 
     fn promote(&self, connection: &Connection, trust: Trust) {
         let mut state = self.state();
-        let [_, authenticated, _] = state.held(&connection.network);
-        let is_full = trust == Trust::Authenticated && authenticated >= self.limits.authenticated_of_network;
+        let is_at_home = trust == Trust::Webhook && state.is_reserved(&connection.network);
+        let trust = if is_at_home { Trust::ApiServer } else { trust };
+        let [_, authenticated, webhooks, _] = state.held(&connection.network);
+        let is_full = match trust {
+            Trust::Authenticated => authenticated >= self.limits.authenticated_of_network,
+            Trust::Webhook => {
+                webhooks >= self.limits.webhooks_of_network || state.unreserved().webhooks >= self.limits.webhooks
+            }
+            Trust::Anonymous | Trust::ApiServer => false,
+        };
         if is_full || connection.trust() >= trust {
             return;
         }

@@ -10,6 +10,8 @@ const SMALL: ConnectionLimits = ConnectionLimits {
     anonymous_of_network: 4,
     anonymous_of_api_server_network: 6,
     authenticated_of_network: 3,
+    webhooks: 4,
+    webhooks_of_network: 3,
     closing: 1000,
     search_interval: Duration::ZERO,
     closes_oldest: false,
@@ -110,7 +112,7 @@ fn connections_of_kube_apiserver_are_accepted_and_never_evicted() {
         own.push(open);
     }
     assert!(own.len() >= SMALL.total - SMALL.untrusted - 1, "{}", own.len());
-    assert!(!is_evicted(&watches[0]) && !own.iter().any(is_evicted), "also where they are idle");
+    assert!(!is_evicted(&watches[0]) && !own.iter().any(is_evicted), "not even idle ones");
 }
 
 #[test]
@@ -135,7 +137,7 @@ fn authenticated_connections_outlast_anonymous_ones_and_are_limited() {
     assert_eq!(trusted, SMALL.authenticated_of_network);
     let _rest: Vec<_> = (2..=20).flat_map(|last| fill(&table, last, 1)).collect();
     assert!(!people[..3].iter().any(is_evicted), "anonymous ones were idle, too");
-    assert!(people[3..].iter().all(is_evicted), "they counted as anonymous, of the network that held most");
+    assert!(people[3..].iter().all(is_evicted), "they counted as anonymous ones of the largest network");
 }
 
 #[test]
@@ -184,7 +186,7 @@ fn stalled_connections_are_evicted_before_idle_ones() {
         all.push(table.admit(address(last)).unwrap());
         victims.push(all.iter().enumerate().filter(|(_, open)| is_evicted(open)).map(|(at, _)| at).collect::<Vec<_>>());
     }
-    assert_eq!(victims, [vec![], vec![7], vec![7, 8], vec![0, 7, 8]], "the first took the place of kube-apiserver's");
+    assert_eq!(victims, [vec![], vec![7], vec![7, 8], vec![0, 7, 8]], "the first needs no eviction");
 }
 
 #[test]
@@ -223,11 +225,11 @@ fn attempts_of_the_largest_network_do_not_exclude_others() {
         assert!(table.admit(address(1)).is_none());
         assert!(table.admit(address(2)).is_none());
     }
-    let _kubelet = table.admit(address(9)).expect("it takes the place of a connection of a network that holds three");
+    let _kubelet = table.admit(address(9)).expect("it replaces a connection of a network that holds three");
     assert_eq!(all.iter().filter(|open| is_evicted(open)).count(), 1);
 }
 
-/// They are never evicted for others.
+/// These connections are never evicted for others.
 #[test]
 fn other_connections_in_the_network_of_kube_apiserver_use_no_slots_of_others() {
     let table = table();
@@ -270,7 +272,7 @@ fn a_network_recently_used_by_kube_apiserver_has_slots_and_no_other_privilege() 
     assert!(!beside.connection().network_has_api_server(), "the address may belong to another client");
     let mut own = vec![beside];
     own.extend(fill(&table, 9, SMALL.anonymous_of_network));
-    assert_eq!(own.iter().filter(|open| is_evicted(open)).count(), 1, "it holds as many as any other network");
+    assert_eq!(own.iter().filter(|open| is_evicted(open)).count(), 1, "its limit is that of any other network");
 }
 
 /// A replica started under attack has seen no proven connection yet.
@@ -290,7 +292,7 @@ fn slots_are_reserved_where_kube_apiserver_is_expected() {
 fn a_site_that_holds_everything_is_evicted_for_others() {
     let table = table();
     let attackers = fill_by_site(&table, 1, Trust::Anonymous);
-    assert_eq!(attackers.len(), SMALL.untrusted, "there is no room for one more of the site");
+    assert_eq!(attackers.len(), SMALL.untrusted, "the site gets no further slot");
     let guests = fill_by_site(&table, 2, Trust::Anonymous);
     assert_eq!(guests.len(), SMALL.untrusted / 2);
     assert_eq!(evicted(&attackers).len(), SMALL.untrusted / 2);
@@ -306,7 +308,7 @@ fn busy_authenticated_connections_keep_half_of_the_slots() {
     let guests = fill_by_site(&table, 2, Trust::Anonymous);
     assert_eq!(guests.len(), SMALL.untrusted / 2);
     let newest: Vec<usize> = (SMALL.untrusted / 2..SMALL.untrusted).collect();
-    assert_eq!(evicted(&people), newest, "those that last are worth more");
+    assert_eq!(evicted(&people), newest, "older connections are worth more");
     let more: Vec<_> = (3..9).flat_map(|site| fill_by_site(&table, site, Trust::Anonymous)).collect();
     assert!(!more.is_empty());
     assert_eq!(evicted(&people), newest, "the rest is not evicted for other networks");
@@ -332,22 +334,77 @@ fn the_oldest_connection_is_evicted_for_a_probe() {
         ConnectionTable::new(ConnectionLimits { closes_oldest: true, ..SMALL }, Metrics::default().connections_shed);
     let attackers: Vec<_> = (0..12).map(|site| table.admit(of_site(site, 0)).unwrap()).collect();
     let _requests: Vec<_> = attackers.iter().map(busy).collect();
-    let probe = table.admit(of_site(100, 0)).expect("it is answered");
-    let next = table.admit(of_site(101, 0)).expect("the next one, too");
+    let probe = table.admit(of_site(100, 0)).expect("the probe is admitted");
+    let next = table.admit(of_site(101, 0)).expect("the next probe is admitted, too");
     assert_eq!(attackers.iter().take_while(|open| is_evicted(open)).count(), 2);
     assert!(![probe, next].iter().any(is_evicted));
     // Another client may share kubelet's address.
     let own: Vec<_> = (0..SMALL.anonymous_of_network).map(|_| table.admit(of_site(200, 0)).unwrap()).collect();
     let _requests: Vec<_> = own.iter().map(busy).collect();
-    let _probe = table.admit(of_site(200, 0)).expect("it is answered");
+    let _probe = table.admit(of_site(200, 0)).expect("the probe is admitted");
     assert_eq!(own.iter().map(is_evicted).collect::<Vec<_>>(), [true, false, false, false]);
+}
+
+/// The path of one webhook may have leaked: it must not be enough to take the slots of kube-apiserver.
+#[test]
+fn the_path_of_a_webhook_alone_takes_no_reserved_slots() {
+    let table = table();
+    let leaked = fill_by_site(&table, 1, Trust::Webhook);
+    let proven = |(open, _): &&(OpenConnection, InFlight)| open.connection().trust() == Trust::Webhook;
+    assert_eq!(leaked.iter().filter(proven).count(), SMALL.webhooks, "the others stay anonymous");
+    assert!(leaked.iter().all(|(open, _)| !open.connection().network_has_api_server()));
+    assert!(leaked.len() <= SMALL.untrusted + SMALL.webhooks);
+    let guests = fill_by_site(&table, 2, Trust::Anonymous);
+    assert!(guests.len() >= SMALL.untrusted / 3, "{} slots for others", guests.len());
+    let api_server = table.admit(address(9)).expect("it replaces a connection of the larger site");
+    api_server.connection().mark(Trust::ApiServer);
+    assert!(table.admit(address(9)).is_some() && !is_evicted(&api_server));
+}
+
+/// kube-apiserver behind a proxy, whose address is unknown.
+#[test]
+fn connections_with_the_path_of_a_webhook_are_evicted_last_and_have_slots_of_their_own() {
+    let table = table();
+    let own: Vec<_> = (0..2)
+        .map(|_| {
+            let open = fill(&table, 1, 1).remove(0);
+            open.connection().mark(Trust::Webhook);
+            open
+        })
+        .collect();
+    let others: Vec<_> = (10..40).filter_map(|last| table.admit(address(last))).collect();
+    let _requests: Vec<_> = others.iter().map(busy).collect();
+    assert!(others.len() >= SMALL.untrusted - 2);
+    let next = table.admit(address(1)).expect("there is a slot beyond those of other networks");
+    next.connection().mark(Trust::Webhook);
+    assert_eq!(next.connection().trust(), Trust::Webhook);
+    assert!(table.admit(address(200)).is_none_or(|_| own.iter().any(is_evicted)), "idle ones give way in the end");
+}
+
+#[test]
+fn the_path_of_a_webhook_counts_as_a_proof_at_an_address_of_kube_apiserver() {
+    for is_expected in [true, false] {
+        let table = table();
+        if is_expected {
+            table.expect_api_server(address(9));
+        } else {
+            let certified = table.admit(address(9)).unwrap();
+            certified.connection().mark(Trust::ApiServer);
+        }
+        let (own, other) = (table.admit(address(9)).unwrap(), table.admit(address(1)).unwrap());
+        for open in [&own, &other] {
+            open.connection().mark(Trust::Webhook);
+        }
+        assert_eq!((own.connection().trust(), other.connection().trust()), (Trust::ApiServer, Trust::Webhook));
+        assert!(own.connection().network_has_api_server() && !other.connection().network_has_api_server());
+    }
 }
 
 #[derive(Clone, Debug)]
 enum Event {
     Open(u8),
     Close(usize),
-    Mark(usize, bool),
+    Mark(usize, Trust),
     Begin(usize),
     End(usize),
 }
@@ -357,7 +414,7 @@ fn event() -> impl Strategy<Value = Event> {
     prop_oneof![
         4 => (0u8..6).prop_map(Event::Open),
         1 => at().prop_map(Event::Close),
-        1 => (at(), any::<bool>()).prop_map(|(at, is_api_server)| Event::Mark(at, is_api_server)),
+        1 => (at(), 1u8..4).prop_map(|(at, trust)| Event::Mark(at, Trust::from_u8(trust))),
         1 => at().prop_map(Event::Begin),
         1 => at().prop_map(Event::End),
     ]
@@ -371,18 +428,18 @@ proptest! {
         for event in events {
             match event {
                 Event::Open(last) => {
-                    let others = || table.state().unreserved().0;
+                    let others = || table.state().unreserved().all;
                     let before = others();
                     let address = IpAddr::from([192, 0, last % 3, last]);
                     let admitted = table.admit(address);
                     let is_reserved = table.state().is_reserved(&network_of(address));
-                    prop_assert!(is_reserved || others() <= before.max(SMALL.untrusted));
+                    let has_webhook = table.state().held(&network_of(address))[Trust::Webhook as usize] > 0;
+                    let slots = SMALL.untrusted + if has_webhook { SMALL.webhooks } else { 0 };
+                    prop_assert!(is_reserved || others() <= before.max(slots));
                     open.extend(admitted.map(|connection| (connection, None)));
                 }
                 Event::Close(at) if at < open.len() => drop(open.remove(at)),
-                Event::Mark(at, is_api_server) if at < open.len() => {
-                    open[at].0.connection().mark(if is_api_server { Trust::ApiServer } else { Trust::Authenticated });
-                }
+                Event::Mark(at, trust) if at < open.len() => open[at].0.connection().mark(trust),
                 Event::Begin(at) if at < open.len() => open[at].1 = Some(busy(&open[at].0)),
                 Event::End(at) if at < open.len() => open[at].1 = None,
                 _ => {}
@@ -404,9 +461,10 @@ proptest! {
                 *sites.entry(site_of(connection.network)).or_default() += 1;
             }
             prop_assert_eq!(&sites, &state.sites);
-            for [anonymous, authenticated, _] in networks.values() {
+            for [anonymous, authenticated, webhooks, _] in networks.values() {
                 prop_assert!(*anonymous <= SMALL.anonymous_of_api_server_network);
                 prop_assert!(*authenticated <= SMALL.authenticated_of_network);
+                prop_assert!(*webhooks <= SMALL.webhooks_of_network);
             }
             let evicted = open.iter().filter(|(connection, _)| is_evicted(connection));
             prop_assert!(evicted.clone().all(|(connection, _)| connection.connection().trust() < Trust::ApiServer));

@@ -1,8 +1,8 @@
 //! Accept loop of the TLS port and the probe port.
 //!
-//! Roster has its own because a TLS handshake must never delay the next connection, certificates change without a
-//! restart, and it limits the connections, in total and per peer, their headers, unread responses and idle time. See
-//! [`super::connections`] for eviction, and [`super::socket`] for clients that do not read.
+//! Roster has its own accept loop because a TLS handshake must never delay the next connection, certificates change
+//! without a restart, and there are limits on connections (in total and per network), headers, unread responses and
+//! idle time. See [`super::connections`] for eviction, and [`super::socket`] for clients that do not read.
 //!
 //! HTTP/1.1 only: an HTTP/2 client could hold many responses on one connection by keeping its windows closed.
 
@@ -41,7 +41,7 @@ use crate::metrics::CounterBy;
 
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 const GRACE: Duration = Duration::from_secs(10);
-/// Go clients close idle connections after 90 s: they should do so first.
+/// Longer than the 90 s after which Go clients close idle connections, so that the client closes first.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(120);
 
 /// Limits of request headers. Beyond them, hyper responds with 431.
@@ -89,7 +89,7 @@ pub struct Port {
 /// Serves `port` until `shutdown`, then waits for requests in flight.
 ///
 /// # Errors
-/// None of its own: failed accepts are logged and retried.
+/// Never: failed accepts are logged and retried.
 pub async fn serve(listener: TcpListener, port: Port, shutdown: CancellationToken) -> Result<()> {
     let port = Arc::new(port);
     let table = ConnectionTable::new(port.limits, port.shed.clone());
@@ -175,15 +175,15 @@ impl Port {
         let service = service_fn(|mut request: Request<Incoming>| {
             request.extensions_mut().insert(Arc::clone(&peer));
             request.extensions_mut().insert(Arc::clone(connection));
-            let (in_flight, leaving, is_clear) = (activity.begin(), self.leaving.clone(), names_one_host(&request));
-            let answer = is_clear.then(|| self.app.clone().call(request.map(Body::new)));
+            let (in_flight, leaving, has_one_host) = (activity.begin(), self.leaving.clone(), names_one_host(&request));
+            let answer = has_one_host.then(|| self.app.clone().call(request.map(Body::new)));
             async move {
                 let answer = match answer {
                     Some(answer) => answer.await?,
                     None => (StatusCode::BAD_REQUEST, AMBIGUOUS_HOST).into_response(),
                 };
                 let mut answer = answer.map(|body| in_flight.until_the_end_of(body));
-                if !is_clear || leaving.is_cancelled() {
+                if !has_one_host || leaving.is_cancelled() {
                     answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
                 }
                 Ok::<_, Infallible>(answer)

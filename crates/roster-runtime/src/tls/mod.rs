@@ -15,6 +15,7 @@ pub mod api_servers;
 pub mod authority;
 pub mod bodies;
 pub mod certificates;
+mod connection_limits;
 pub mod connections;
 pub mod external;
 pub mod frames;

@@ -17,7 +17,7 @@ use crate::operations::keyed_permits::{KeyedPermit, KeyedPermits};
 /// The network that a request comes from.
 #[derive(Clone, Copy, Debug)]
 pub struct RequestNetwork {
-    /// Counts as one peer.
+    /// All addresses in it count as one peer.
     pub network: IpNet,
     /// Whether it currently holds proven connections of kube-apiserver.
     pub network_has_api_server: bool,
@@ -152,7 +152,7 @@ mod tests {
 
     /// An owner of a site has any number of networks.
     #[tokio::test]
-    async fn the_networks_of_a_site_share() {
+    async fn the_networks_of_a_site_share_a_limit() {
         let permits = NetworkPermits::new(FEW);
         let of_site =
             |last| RequestNetwork::new(std::net::Ipv6Addr::new(0x2001, 0xdb8, 0, last, 0, 0, 0, 1).into(), false);

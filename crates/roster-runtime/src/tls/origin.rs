@@ -4,7 +4,7 @@
 //! path: `/admission/<segment>/<route>`. Roster derives the segment from the private key of its certificate authority
 //! and writes it into the webhook configurations, which only administrators can read. Each webhook has its own segment,
 //! which changes once a day: if kube-apiserver can't reach a webhook, it returns the URL to the caller in its error.
-//! A leaked segment opens only that webhook, and not for long.
+//! A leaked segment gives access to only that webhook, and only for a limited time.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,7 +22,7 @@ pub const PREFIX: &str = "/admission/";
 
 const PURPOSE: &str = "roster admission path v1";
 
-/// How long a segment is published. It is accepted for the same time again.
+/// How long a segment is published. It is also accepted for one period before and one period after that.
 const PERIOD: Duration = Duration::from_secs(86_400);
 
 /// Admission webhooks of the chart.
@@ -42,7 +42,7 @@ pub enum Webhook {
     Cycles,
     /// Limits the namespaces of an owner.
     NamespaceQuota,
-    /// Explains numbers that are no quantities.
+    /// Rejects numbers that are not quantities and explains what to write instead.
     Quantities,
     /// Waits until quota is enforced.
     QuotaEnforcement,
@@ -227,11 +227,11 @@ mod tests {
         let handover = start() + YEAR * 7 / 10;
         let both = first.rotated(handover, YEAR).unwrap().unwrap();
         let path = Webhook::Users.path(&both, handover);
-        assert!(origin(&first).prove(&path, handover).is_some(), "a replica that has not heard of the new one");
+        assert!(origin(&first).prove(&path, handover).is_some(), "a replica that does not know the new authority yet");
 
         let later = handover + YEAR / 15;
         let path = Webhook::Users.path(&both, later);
-        assert!(origin(&first).prove(&path, later).is_none(), "the new one is published");
+        assert!(origin(&first).prove(&path, later).is_none(), "by now, every replica knows the new authority");
         assert!(origin(&both).prove(&path, later).is_some());
         let of_old = Webhook::Users.path(&first, later);
         assert!(origin(&both).prove(&of_old, later).is_some(), "the old one is accepted until it expires");

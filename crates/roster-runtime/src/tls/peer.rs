@@ -1,8 +1,8 @@
 //! The remote end of a connection.
 //!
 //! A client certificate is requested but not required, and the handshake accepts any chain: it proves only that the
-//! client has the key. Each request then decides whether the chain is trusted: trusted authorities change while
-//! connections last, and a wrong certificate should get a response, not a closed connection.
+//! client has the private key. Whether the chain is trusted is decided for each request, because the trusted
+//! authorities can change during a connection, and a wrong certificate should get a response, not a closed connection.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -22,11 +22,12 @@ const MAX_CHAIN_BYTES: usize = 16 * 1024;
 pub struct Peer {
     /// Address of the client.
     pub remote: SocketAddr,
-    /// Certificates presented by the client, its own first. It has the key of that one; nothing else is proven.
+    /// Certificates presented by the client, its own first. The handshake proves only that the client has the private
+    /// key of its own certificate.
     pub certificates: Vec<CertificateDer<'static>>,
 }
 
-/// Accepts any client certificate whose key the client has.
+/// Accepts any client certificate whose private key the client has.
 #[derive(Debug)]
 pub struct AnyClientCertificate(Arc<CryptoProvider>);
 

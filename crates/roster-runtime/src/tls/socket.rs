@@ -45,8 +45,8 @@ const SEND_BUFFER_BYTES: usize = 32 * 1024;
 /// while their client does not read earlier responses. These clients' bodies have 64 KiB at most.
 const RECEIVE_BUFFER_BYTES: usize = 16 * 1024;
 
-/// Bytes of `SO_RCVBUF` of connections of kube-apiserver, which the kernel doubles. The window must hold two segments,
-/// which have 64 KiB on loopback. Otherwise each waits for a delayed acknowledgement, and a review of 1 MB takes
+/// Bytes of `SO_RCVBUF` of connections of kube-apiserver, which the kernel doubles. The window must hold two segments
+/// (of 64 KiB each on loopback). Otherwise each waits for a delayed acknowledgement, and a review of 1 MB takes
 /// seconds.
 const API_SERVER_RECEIVE_BUFFER_BYTES: usize = 128 * 1024;
 
@@ -67,7 +67,7 @@ const USER_TIMEOUT: Duration = Duration::from_secs(60);
 /// reads more only when a good part of them is sent. It ends most requests after 60 s itself.
 pub const fn stall_timeout(trust: Trust) -> Duration {
     match trust {
-        Trust::Anonymous | Trust::Authenticated => Duration::from_secs(10),
+        Trust::Anonymous | Trust::Authenticated | Trust::Webhook => Duration::from_secs(10),
         Trust::ApiServer => Duration::from_secs(60),
     }
 }
@@ -113,10 +113,10 @@ impl Socket {
         SockRef::from(&self.stream).set_send_buffer_size(SEND_BUFFER_BYTES)
     }
 
-    /// Enlarges the receive buffer once the connection is proven to be kube-apiserver's. Admission requests prove it by
-    /// their path, before their body is read.
+    /// Enlarges the receive buffer of connections of kube-apiserver, and of the limited number of those with the path of
+    /// a webhook, which are probably kube-apiserver's: the path is known before the body of a review is read.
     fn widen(&mut self) {
-        if !self.is_wide && self.connection.trust() == Trust::ApiServer {
+        if !self.is_wide && self.connection.trust() >= Trust::Webhook {
             self.is_wide = true;
             // With the small buffer, a large review only takes longer, so the connection is kept.
             let _ = SockRef::from(&self.stream).set_recv_buffer_size(API_SERVER_RECEIVE_BUFFER_BYTES);

@@ -65,7 +65,7 @@ async fn the_kernel_buffers_little_unread_data() {
 }
 
 #[tokio::test]
-async fn the_send_buffer_is_fixed_for_everyone_but_kube_apiserver() {
+async fn the_send_buffer_is_fixed_for_all_clients_except_kube_apiserver() {
     let (_client, socket, _open) = pair(Trust::Authenticated).await;
     assert_eq!(SockRef::from(&socket.stream).send_buffer_size().unwrap(), 2 * SEND_BUFFER_BYTES);
     let (_client, socket, _open) = pair(Trust::ApiServer).await;

@@ -37,10 +37,10 @@ const API_SERVICE: &str = "v1alpha1.directory.roster.dev";
 const RECHECK: Duration = Duration::from_secs(1);
 
 /// How long a replica waits for the leader to publish a path before it does so itself. The leader may be an older
-/// version that knows no paths, and it stays until a new replica is ready.
+/// version that publishes no paths, and it keeps running until a new replica is ready.
 const LEADER_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// A configuration by which kube-apiserver reaches this port.
+/// A configuration that defines how kube-apiserver reaches this port.
 trait Configuration:
     Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + PartialEq + Serialize + Send + 'static
 {
@@ -112,7 +112,7 @@ struct Configurations {
 }
 
 impl Configurations {
-    const NOTHING: Self = Self { mutating: Observed::Unseen, validating: Observed::Unseen, service: Observed::Unseen };
+    const UNSEEN: Self = Self { mutating: Observed::Unseen, validating: Observed::Unseen, service: Observed::Unseen };
 
     const fn is_complete(&self) -> bool {
         self.mutating.is_seen() && self.validating.is_seen() && self.service.is_seen()
@@ -130,17 +130,18 @@ impl Configurations {
 }
 
 /// Publishes the authority and the admission paths until `shutdown`: when the authority changes or is due for rotation,
-/// or a webhook configuration is edited. Errors are logged and retried: the webhooks keep what they have.
+/// or a webhook configuration is edited. Errors are logged and retried; in the meantime the configurations keep their
+/// content.
 ///
 /// # Errors
-/// None of its own; it ends only at `shutdown`.
+/// Never; it ends only at `shutdown`.
 pub async fn keep(client: Client, certificates: Certificates, name: String, shutdown: CancellationToken) -> Result<()> {
     let mutating = edits::<MutatingWebhookConfiguration>(&client, &name);
     let validating = edits::<ValidatingWebhookConfiguration>(&client, &name);
     let service = edits::<APIService>(&client, API_SERVICE);
     let changes = certificates.changes();
     pin_mut!(mutating, validating, service, changes);
-    let (mut secret, mut seen) = (None, Configurations::NOTHING);
+    let (mut secret, mut seen) = (None, Configurations::UNSEEN);
     loop {
         tokio::select! {
             () = shutdown.cancelled() => return Ok(()),
@@ -159,10 +160,10 @@ pub async fn keep(client: Client, certificates: Certificates, name: String, shut
 }
 
 /// Reports to `health` whether kube-apiserver trusts this replica's certificate and calls it at paths that it accepts,
-/// until `shutdown`. A configuration that does not exist is no obstacle.
+/// until `shutdown`. A configuration that does not exist is ignored.
 ///
 /// # Errors
-/// None of its own; it ends only at `shutdown`.
+/// Never; it ends only at `shutdown`.
 pub async fn observe(
     client: Client,
     certificates: Certificates,
@@ -175,7 +176,7 @@ pub async fn observe(
     let service = edits::<APIService>(&client, API_SERVICE);
     pin_mut!(mutating, validating, service);
     let (mut signer, origin) = (certificates.signer(), WebhookOrigin::new(certificates.authorities()));
-    let (mut seen, mut uncalled_since) = (Configurations::NOTHING, None);
+    let (mut seen, mut uncalled_since) = (Configurations::UNSEEN, None);
     loop {
         tokio::select! {
             () = shutdown.cancelled() => return Ok(()),
@@ -271,7 +272,8 @@ impl Published<'_> {
     }
 }
 
-/// Publishes without reading: relies on the watches, and writes based on an older state are rejected.
+/// Publishes based on the watched state, without reading again. kube-apiserver rejects a write that is based on an
+/// older state.
 async fn publish(
     client: &Client,
     certificates: &Certificates,
@@ -282,7 +284,7 @@ async fn publish(
         return Ok(());
     }
     let authorities = certificates.rotate_if_due(secret).await?;
-    // Two writers of the same field would overwrite each other forever.
+    // External caBundles are left alone: two writers of the same field would overwrite each other forever.
     let bundle = (!certificates.are_external()).then(|| ByteString(authorities.bundle().into_bytes()));
     let published = Published { authorities: &authorities, bundle };
     publish_paths(client, &published, seen).await?;
@@ -329,7 +331,7 @@ mod tests {
     #[case::former_path(json!({"service": {"name": "roster", "namespace": "roster-system", "path": "/admission/guard/users"}}))]
     #[case::external(json!({"url": "https://localhost:8443/admission/"}))]
     #[case::external_and_reset(json!({"url": "https://localhost:8443/admission/0/cycles"}))]
-    fn a_path_that_nobody_accepts_is_replaced(#[case] client_config: Value) {
+    fn a_path_that_no_replica_accepts_is_replaced(#[case] client_config: Value) {
         let now = Timestamp::now();
         let authorities = Authorities::create(now, TICK * 1000).unwrap();
         let origin = WebhookOrigin::new(Arc::new(ArcSwap::from_pointee(authorities.clone())));
@@ -340,10 +342,10 @@ mod tests {
         assert!(calls(Some(&configuration), &origin, now));
         let written = configuration.clone();
         published.write(&mut configuration, now);
-        assert_eq!(configuration, written, "what is right stays");
+        assert_eq!(configuration, written, "correct paths are kept");
         for (webhook, target) in configuration.targets() {
             let path = webhook.path(&authorities, now);
-            assert!(target.ca_bundle.is_none(), "another service's");
+            assert!(target.ca_bundle.is_none(), "caBundles are managed externally");
             assert!(
                 target.url.as_ref().is_none_or(|url| *url == format!("https://localhost:8443{path}")),
                 "{target:?}"

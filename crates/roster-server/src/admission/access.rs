@@ -15,7 +15,8 @@ use roster_core::rbac::requirement::{Attributes, Refused, Requirement, Requireme
 /// SubjectAccessReviews in flight for one change.
 const CONCURRENCY: usize = 8;
 
-/// Most namespaces checked for one role. Beyond it, the requester must be able to bind the role in the whole cluster.
+/// Maximum number of namespaces checked for one role. Beyond that, the requester must be allowed to bind the role in
+/// the whole cluster.
 const MAX_NAMESPACES: usize = 256;
 
 /// Sends SubjectAccessReviews about a requester.
@@ -44,7 +45,7 @@ impl AccessReviewer {
         for (requirement, reason) in requirements {
             match requirement {
                 Requirement::Bind(grant) => by_role.entry(grant.role.clone()).or_default().push((grant, reason)),
-                other @ Requirement::Assign(_) => others.push((other, reason)),
+                other @ (Requirement::Assign(_) | Requirement::DeleteNamespace(_)) => others.push((other, reason)),
             }
         }
         let refused = |(requirement, reason)| Refused {
@@ -57,7 +58,7 @@ impl AccessReviewer {
         if let Some((grant, reason)) = roles.try_next().await? {
             return Ok(Some(refused((Requirement::Bind(grant), reason))));
         }
-        // At most two: the old and the new owner of one namespace.
+        // At most three: the old and the new owner of one namespace, and its deletion.
         for (requirement, reason) in others {
             if !self.may(requester, &requirement).await? {
                 return Ok(Some(refused((requirement, reason))));

@@ -1,4 +1,4 @@
-//! Privilege escalation guard: judges writes of Users, Groups, Namespaces and password Secrets by
+//! Privilege escalation guard: checks writes to Users, Groups, Namespaces and password Secrets with
 //! [`roster_core::rbac::guard`]. Fails closed.
 
 use std::collections::BTreeSet;
@@ -7,19 +7,23 @@ use std::sync::Arc;
 use k8s_openapi::api::authentication::v1::UserInfo;
 use k8s_openapi::api::core::v1::{Namespace, Secret};
 use kube::core::admission::{AdmissionRequest, AdmissionResponse, Operation};
-use kube::{Client, ResourceExt};
-use roster_api::{Group, OWNER_LABEL, PASSWORD_SECRET_TYPE, USER_ANNOTATION, User, UserSpec};
+use kube::{Client, Resource, ResourceExt};
+use roster_api::{Group, LOCKED_BY_ANNOTATION, OWNER_LABEL, PASSWORD_SECRET_TYPE, USER_ANNOTATION, User, UserSpec};
 use roster_core::directory::Directory;
+use roster_core::directory::labels::Labels;
 use roster_core::rbac::Policy;
 use roster_core::rbac::conflict::{Conflict, of_namespace, of_user};
 use roster_core::rbac::guard::{GuardedChange, cycle, requirements};
-use roster_core::rbac::requirement::{Denial, Requirements};
+use roster_core::rbac::ownership::{
+    changed_mark, may_be_garbage_collected, may_lose_label, removable_labels, transfers_lock,
+};
+use roster_core::rbac::requirement::{AffectedIdentity, Denial, Requirement, RequirementReason, Requirements};
 use roster_runtime::informers::Informers;
 use tracing::{info, warn};
 
 use super::access::AccessReviewer;
 
-/// Judges writes by the roles that they grant.
+/// Allows or denies writes, depending on the roles that they grant.
 pub struct Guard {
     informers: Arc<Informers>,
     policy: Policy,
@@ -28,7 +32,7 @@ pub struct Guard {
     operator: String,
 }
 
-/// Context that a write is judged in.
+/// Context for judging a write.
 pub struct GuardContext<'a> {
     /// The directory at the time of the request.
     pub directory: &'a Directory,
@@ -38,9 +42,8 @@ pub struct GuardContext<'a> {
 }
 
 impl<'a> GuardContext<'a> {
-    /// Context for a write by the requester with this username.
-    pub fn new(directory: &'a Directory, policy: &'a Policy, username: Option<&str>) -> Self {
-        let requester = username.and_then(|username| directory.username_holder(username));
+    /// Context for a write by the User with this name; `None` if the requester is not a User.
+    pub fn new(directory: &'a Directory, policy: &'a Policy, requester: Option<&'a str>) -> Self {
         Self { directory, policy, requester }
     }
 
@@ -55,12 +58,12 @@ pub trait Guarded: kube::Resource<DynamicType = ()> + Sized {
     /// delete.
     fn requirements(old: Option<&Self>, new: Option<&Self>, known: &GuardContext<'_>) -> Requirements;
 
-    /// Returns whether this is a change that the operator makes on behalf of a requester that it has already checked.
-    fn is_judged_before(_old: &Self, _new: &Self) -> bool {
+    /// Returns whether the operator makes this change on behalf of a requester whose rights it has already checked.
+    fn is_already_checked(_old: &Self, _new: &Self) -> bool {
         false
     }
 
-    /// Returns why this write is denied whatever roles the requester may bind, if it is.
+    /// Returns why this write is denied to all requesters except those that may bind every role. `None` if it is not.
     fn conflict(_old: Option<&Self>, _new: &Self, _known: &GuardContext<'_>) -> Option<Conflict> {
         None
     }
@@ -72,7 +75,7 @@ impl Guarded for User {
     }
 
     /// Renames go through the directory API, which checks the requester.
-    fn is_judged_before(old: &Self, new: &Self) -> bool {
+    fn is_already_checked(old: &Self, new: &Self) -> bool {
         let renamed = UserSpec { username: new.spec.username.clone(), ..old.spec.clone() };
         renamed == new.spec && old.labels() == new.labels()
     }
@@ -91,21 +94,56 @@ impl Guarded for Group {
 impl Guarded for Namespace {
     fn requirements(old: Option<&Self>, new: Option<&Self>, known: &GuardContext<'_>) -> Requirements {
         let Some(new) = new else { return Requirements::new() };
-        known.required(&GuardedChange::Namespace {
-            name: new.metadata.name.as_deref(),
+        let (name, by) = (new.metadata.name.as_deref(), known.requester);
+        let mut required = known.required(&GuardedChange::Namespace {
+            name,
             old: old.map(ResourceExt::labels),
             new: new.labels(),
-            by: known.requester,
-        })
+            removable: &removable_labels(old.map(Resource::meta), &new.metadata),
+            by,
+        });
+        if let Some(without) = old.and_then(|old| without_owner(old, new)) {
+            required.extend(known.required(&GuardedChange::Namespace {
+                name,
+                old: Some(new.labels()),
+                new: &without,
+                removable: &BTreeSet::new(),
+                by,
+            }));
+        }
+        let collected = |old: &Self| may_be_garbage_collected(&old.metadata, &new.metadata);
+        let owners = old.is_some_and(collected).then(|| "metadata.ownerReferences".to_owned());
+        if let Some(mark) = owners.or_else(|| changed_mark(&old?.metadata, &new.metadata)) {
+            let name = new.name_any();
+            let identity = AffectedIdentity::named(format!("Namespace {name}"));
+            required.insert(Requirement::DeleteNamespace(name), RequirementReason { identity, by: mark });
+        }
+        required
     }
 
     fn conflict(old: Option<&Self>, new: &Self, known: &GuardContext<'_>) -> Option<Conflict> {
-        let owner = |namespace: &Self| namespace.labels().get(OWNER_LABEL).cloned();
-        if old.is_some_and(|old| owner(old) == owner(new)) {
-            return None;
+        let conflict = |labels: &Labels| of_namespace(labels, known.requester, known.directory, known.policy);
+        let Some(old) = old else { return conflict(new.labels()) };
+        let username = known.requester.and_then(|by| known.directory.user(by)).map(|user| user.username.as_str());
+        let holder = old.annotations().get(LOCKED_BY_ANNOTATION).map(String::as_str);
+        if transfers_lock(&old.metadata, &new.metadata) && (holder.is_none() || holder != username) {
+            return Some(Conflict::LockOwnership);
         }
-        of_namespace(new.labels(), known.requester, known.directory, known.policy)
+        if let Some(without) = without_owner(old, new) {
+            return conflict(&without);
+        }
+        (old.labels().get(OWNER_LABEL) != new.labels().get(OWNER_LABEL)).then(|| conflict(new.labels())).flatten()
     }
+}
+
+/// Returns the labels of a Namespace without its owner, if a change lets tools remove that label.
+fn without_owner(old: &Namespace, new: &Namespace) -> Option<Labels> {
+    let is_owned = new.labels().contains_key(OWNER_LABEL);
+    (is_owned && may_lose_label(&old.metadata, &new.metadata, OWNER_LABEL)).then(|| {
+        let mut without = new.labels().clone();
+        without.remove(OWNER_LABEL);
+        without
+    })
 }
 
 impl Guarded for Secret {
@@ -115,7 +153,11 @@ impl Guarded for Secret {
             return Requirements::new();
         };
         let user = |secret: &Self| secret.annotations().get(USER_ANNOTATION).cloned();
-        if old.is_some_and(|old| old.data == new.data && user(old) == user(new)) {
+        // An immutable Secret keeps its content: the User could no longer get another password by it.
+        let is_immutable = |secret: &Self| secret.immutable.unwrap_or_default();
+        if old
+            .is_some_and(|old| old.data == new.data && user(old) == user(new) && is_immutable(old) == is_immutable(new))
+        {
             return Requirements::new();
         }
         let users: BTreeSet<String> = old.into_iter().chain([new]).filter_map(user).collect();
@@ -143,8 +185,8 @@ enum Verdict {
 }
 
 impl Guard {
-    /// Judges by `informers`, and sends reviews to kube-apiserver through `client`. `operator` is the operator's
-    /// username.
+    /// Creates a guard that uses the directory of `informers`, and sends reviews to kube-apiserver through `client`.
+    /// `operator` is the operator's username.
     pub fn new(client: Client, operator: String, informers: Arc<Informers>, policy: Policy) -> Self {
         Self { informers, policy, access: AccessReviewer::new(client), operator }
     }
@@ -187,14 +229,15 @@ impl Guard {
             return Verdict::Unknown("the review contains no object".to_owned());
         }
         if request.user_info.username.as_ref() == Some(&self.operator)
-            && old.zip(new).is_some_and(|(old, new)| K::is_judged_before(old, new))
+            && old.zip(new).is_some_and(|(old, new)| K::is_already_checked(old, new))
         {
             return Verdict::Allowed;
         }
         // Large groups take time, so let other tasks run.
         let judged = tokio::task::block_in_place(|| {
             let directory = self.informers.directory();
-            let known = GuardContext::new(&directory, &self.policy, request.user_info.username.as_deref());
+            let requester = self.informers.requester(&directory, &request.user_info);
+            let known = GuardContext::new(&directory, &self.policy, requester);
             match new.and_then(|new| K::conflict(old, new, &known)) {
                 Some(conflict) => Err(conflict),
                 None => Ok(K::requirements(old, new, &known)),
@@ -266,4 +309,29 @@ pub fn with_code(mut response: AdmissionResponse, code: u16, reason: &str) -> Ad
     response.result.code = code;
     response.result.reason = reason.to_owned();
     response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
+
+    /// The garbage collector deletes a Namespace whose owner does not exist, and the bindings in it.
+    #[test]
+    fn i4_owner_references_of_a_namespace_require_its_deletion() {
+        let (directory, policy) = (Directory::new(false), Policy::default());
+        let known = GuardContext::new(&directory, &policy, None);
+        let mut old = Namespace::default();
+        old.metadata.name = Some("apollo".to_owned());
+        let mut owned = old.clone();
+        owned.metadata.owner_references =
+            Some(vec![OwnerReference { uid: "x".to_owned(), ..OwnerReference::default() }]);
+        let required = |old: &Namespace, new: &Namespace| -> Vec<Requirement> {
+            Namespace::requirements(Some(old), Some(new), &known).into_keys().collect()
+        };
+        assert_eq!(required(&old, &owned), [Requirement::DeleteNamespace("apollo".to_owned())]);
+        assert_eq!(required(&owned, &owned), []);
+        assert_eq!(required(&owned, &old), []);
+    }
 }

@@ -2,6 +2,7 @@
 
 pub mod access;
 pub mod guard;
+pub mod limits;
 pub mod password_secret;
 mod plaintext;
 pub mod quantities;

@@ -1,4 +1,4 @@
-//! Password Secrets (type `roster.dev/password`): replaces plaintext by its hash before the Secret is stored.
+//! Password Secrets (type `roster.dev/password`): replaces the plaintext with its hash before the Secret is stored.
 //!
 //! ```text
 //!  data.password ──▶ does it match the stored hash? ──yes──▶ keep data.passwordHash
@@ -8,10 +8,9 @@
 //!
 //! Keeping the old hash makes re-applying the same manifest a no-op. Secrets that can't be made safe are denied: an
 //! unacceptable password, a `passwordHash` that is not a hash and may be a password, any other key, a copy of the
-//! password in the metadata, an annotation that may hold one and does not parse. A malformed, weak or too costly hash
-//! is allowed: the User's condition reports it, and the last valid credential stays in use.
+//! password in the metadata, or an annotation that may hold a password and does not parse. A malformed, weak or too
+//! costly hash is allowed: the User's condition reports it, and the last valid credential stays in use.
 //!
-//! The requester controls the Secret, so nothing in the request is verified against a hash in the same request. The
 //! The requester controls the Secret, so nothing in the request is verified against a hash in the same request. The
 //! stored hash may also come from the requester, in an earlier write. It is compared only if it costs no more than the
 //! hashes that Roster accepts, within the shared memory limit for hashing.
@@ -51,6 +50,9 @@ pub enum Refusal {
     /// No free slot for hashing.
     #[error("{0}")]
     Saturated(#[from] Saturated),
+    /// The share of this namespace or requester is used up.
+    #[error("too many passwords of one {0} are being hashed; try again in a few seconds")]
+    OverShare(&'static str),
 }
 
 impl Refusal {
@@ -61,12 +63,12 @@ impl Refusal {
             Self::UnknownKeys(_) => "SecretKeyUnknown",
             Self::LastApplied(_) => "LastAppliedUnreadable",
             Self::PasswordInMetadata(_) => "PasswordCopied",
-            Self::Saturated(_) => "Saturated",
+            Self::Saturated(_) | Self::OverShare(_) => "Saturated",
         }
     }
 }
 
-/// Replaces the plaintext in `secret` by a hash. `old` is the stored Secret, on an update.
+/// Replaces the plaintext in `secret` with a hash. `old` is the stored Secret, on an update.
 ///
 /// # Errors
 /// If the Secret can't be made safe.

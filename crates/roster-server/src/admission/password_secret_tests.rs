@@ -39,7 +39,7 @@ async fn plaintext_becomes_a_hash_everywhere() {
     assert!(!text.contains("hunter2") && !text.contains("aHVudGVyMg"), "{text}");
     assert!(hash_of(&new).starts_with("$argon2id$"));
     let applied = &new.metadata.annotations.unwrap()[LAST_APPLIED];
-    assert!(applied.contains("\"team\":\"kept\""), "what is no password stays: {applied}");
+    assert!(applied.contains("\"team\":\"kept\""), "other fields are kept: {applied}");
 }
 
 #[tokio::test]
@@ -118,11 +118,11 @@ const BCRYPT: &str = "$2b$10$Crp.JRmPaTvHiaNv0vwaM.RQnwtFtjgGk9MRsobGNrgrmOptI6W
 async fn a_password_is_not_compared_with_a_hash_of_the_same_request() {
     let metrics = Metrics::default();
     let pool = HashPool::new(Argon2idCost::default(), 2, 16, metrics.hashing.clone());
-    for beside in [COSTLY, BCRYPT] {
+    for supplied in [COSTLY, BCRYPT] {
         let password = "correct horse battery staple";
-        let mut both = secret(&[("password", password), ("passwordHash", beside)], None);
+        let mut both = secret(&[("password", password), ("passwordHash", supplied)], None);
         protect(&mut both, None, &pool).await.unwrap();
-        assert!(hash_of(&both).starts_with("$argon2id$v=19$m=19456,"), "a hash of Roster's own");
+        assert!(hash_of(&both).starts_with("$argon2id$v=19$m=19456,"), "a hash that Roster created");
     }
     assert_eq!(hashes(&metrics), "2", "one for each password, and no comparison");
 }
@@ -151,7 +151,7 @@ async fn the_annotation_is_redacted_even_without_data() {
 }
 
 #[tokio::test]
-async fn a_password_under_the_hashs_key_does_not_stay_in_the_annotation() {
+async fn a_password_under_the_key_of_the_hash_is_removed_from_the_annotation() {
     let applied = json!({"stringData": {"password": "hunter2", "passwordHash": "hunter3"}, "data": {"passwordHash": "aHVudGVyMw=="}});
     let mut both = secret(&[("password", "hunter2"), ("passwordHash", "hunter3")], Some(&applied.to_string()));
     protect(&mut both, None, &pool()).await.unwrap();

@@ -26,7 +26,7 @@ pub struct PasswordInMetadata(String);
 /// Why the manifest in an annotation can't be redacted.
 #[derive(Debug, thiserror::Error)]
 pub enum UnreadableManifest {
-    /// A password may be anywhere in it.
+    /// It is not a JSON object, so a password may be anywhere in it.
     #[error("is not a JSON object and may contain a password: remove the annotation")]
     NotAnObject,
     /// The password is outside of data and stringData.

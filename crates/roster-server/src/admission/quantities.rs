@@ -1,8 +1,8 @@
 //! Explains numbers in `spec.quota.hard` that the schema of Users and Groups rejects.
 //!
-//! The schema accepts integers and strings. kube-apiserver rejects other numbers with "must be of type integer,string", which
-//! does not say what to do, and it does so before validating webhooks and policies. So a mutating webhook, which changes
-//! nothing, rejects them first. kube-apiserver calls it only for objects with such a number.
+//! The schema accepts integers and strings. kube-apiserver rejects other numbers with "must be of type integer,string",
+//! which does not say what to do. It does so before it calls validating webhooks and policies, so a mutating webhook,
+//! which changes nothing, rejects these numbers first. kube-apiserver calls it only for objects with such a number.
 
 use kube::core::DynamicObject;
 use roster_api::syntax::is_counted;

@@ -21,20 +21,20 @@ use serde::de::{DeserializeOwned, DeserializeSeed, Deserializer, IgnoredAny, Map
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tracing::warn;
 
-/// Largest small body, in bytes. Parsing it takes less than a millisecond.
+/// Maximum size of a small body, in bytes. Parsing it takes less than a millisecond.
 const SMALL: usize = 64 * 1024;
 
-/// Large reviews parsed at the same time.
+/// Maximum number of large reviews parsed at the same time.
 const PARSERS: usize = 2;
 
 /// Limits for one kind of review.
 #[derive(Clone, Copy, Debug)]
 pub struct ReviewLimits {
-    /// Most bytes in one review.
+    /// Maximum size of one review, in bytes.
     pub max_bytes: usize,
-    /// Most JSON values in one review. Bounds the memory that it takes once parsed.
+    /// Maximum number of JSON values in one review. Bounds the memory that it takes once parsed.
     pub max_values: usize,
-    /// Most bytes of all large reviews at the same time.
+    /// Maximum size of all large reviews in flight, in bytes.
     pub budget: usize,
 }
 
@@ -46,8 +46,8 @@ pub const DECISIONS: ReviewLimits =
 /// Reviews of pods, claims and services that wait for quota: kube-apiserver continues without a response.
 pub const WAITING: ReviewLimits = ReviewLimits { max_bytes: 1024 * 1024, max_values: 20_000, budget: 8 * 1024 * 1024 };
 
-/// Small and large bodies have separate budgets, so that large ones do not delay small ones. One peer can take an
-/// eighth of the small budget, or a quarter of the large one.
+/// Small and large bodies have separate budgets, so that large ones do not delay small ones. Bodies that are being sent
+/// from one site can take half of either, unless it is known to be kube-apiserver's: a path alone can leak.
 #[derive(Debug)]
 pub struct ReviewBodies {
     small: BodyReader,
@@ -57,12 +57,17 @@ pub struct ReviewBodies {
 impl ReviewBodies {
     /// Creates the budgets for reviews within these limits.
     pub fn new(limits: ReviewLimits) -> Arc<Self> {
-        let small =
-            BodyLimits { max_bytes: SMALL, of_a_peer: 32, of_a_site: 96, budget: 16 * 1024 * 1024, free_bytes: 0 };
+        let small = BodyLimits {
+            max_bytes: SMALL,
+            max_per_peer: 128,
+            max_per_site: 128,
+            budget: 16 * 1024 * 1024,
+            free_bytes: 0,
+        };
         let large = BodyLimits {
             max_bytes: limits.max_bytes,
-            of_a_peer: 2,
-            of_a_site: 6,
+            max_per_peer: 4,
+            max_per_site: 4,
             budget: limits.budget,
             free_bytes: 0,
         };
@@ -89,8 +94,8 @@ pub struct Budget {
     _permit: Arc<OwnedSemaphorePermit>,
 }
 
-/// Reads the body of a review that may wait for long. Its [`Budget`] is an extension of the request, so that the handler
-/// can return it once the body is parsed.
+/// Reads the body of a review that may wait for a long time. Its [`Budget`] is an extension of the request, so that the
+/// handler can return it once the body is parsed.
 pub async fn read_body_of_waiting(State(bodies): State<Arc<ReviewBodies>>, request: Request, next: Next) -> Response {
     match bodies.reader(&request).read(request).await {
         Ok((mut request, permit)) => {
@@ -101,7 +106,8 @@ pub async fn read_body_of_waiting(State(bodies): State<Arc<ReviewBodies>>, reque
     }
 }
 
-/// Returns the response to a review whose body was not read. kube-apiserver repeats its text to the caller.
+/// Returns the response to a review whose body was not read. kube-apiserver includes its text in the error for the
+/// caller. There is no `Retry-After`: see [`super::limits::timed`].
 fn unread(error: BodyError) -> Response {
     let (status, advice) = match error {
         BodyError::TooManyOfPeer => (StatusCode::TOO_MANY_REQUESTS, "; try again"),
@@ -120,10 +126,10 @@ fn unread(error: BodyError) -> Response {
         BodyError::Broken => (StatusCode::BAD_REQUEST, ""),
         BodyError::UnknownPeer => (StatusCode::INTERNAL_SERVER_ERROR, ""),
     };
-    (status, [("retry-after", "1")], format!("{error}{advice}")).into_response()
+    (status, format!("{error}{advice}")).into_response()
 }
 
-/// Parses reviews. Clones share slots.
+/// Parses reviews. Clones share the same permits.
 #[derive(Clone, Debug)]
 pub struct Parser(Arc<Semaphore>);
 
@@ -154,10 +160,10 @@ impl Parser {
         let parsed = if body.len() <= SMALL {
             parse(&body)
         } else {
-            let turn = Arc::clone(&self.0).acquire_owned().await;
+            let permit = Arc::clone(&self.0).acquire_owned().await;
             let parsed = tokio::task::spawn_blocking(move || {
                 // Parsing continues if the request is cancelled.
-                let _turn = turn;
+                let _permit = permit;
                 parse(&body)
             });
             let parsed = parsed.await;
@@ -214,7 +220,7 @@ fn check_values(body: &[u8], max: usize) -> serde_json::Result<()> {
     deserializer.end()
 }
 
-/// Counts down for each value.
+/// Visitor that counts down for each value.
 #[derive(Clone, Copy)]
 struct Values<'a>(&'a Cell<usize>);
 

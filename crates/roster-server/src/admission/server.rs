@@ -1,7 +1,7 @@
 //! HTTP server for the admission webhooks.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use axum::extract::{FromRef, Request, State};
 use axum::http::{StatusCode, Uri};
@@ -14,18 +14,22 @@ use k8s_openapi::api::core::v1::{Namespace, Secret};
 use kube::Resource;
 use kube::core::DynamicObject;
 use kube::core::admission::{AdmissionRequest, AdmissionResponse, AdmissionReview};
+use kube::core::response::StatusDetails;
 use roster_api::{Group, PASSWORD_SECRET_TYPE, User};
 use roster_credentials::pool::HashPool;
+use roster_credentials::source::PASSWORD_KEY;
 use roster_runtime::metrics::Metrics;
 use roster_runtime::tls::connections::{Connection, Trust};
+use roster_runtime::tls::network_permits::NetworkPermits;
 use roster_runtime::tls::origin::{Webhook, WebhookOrigin};
-use tokio::sync::Semaphore;
 use tower::Layer;
 use tracing::{info, warn};
 
 use super::guard::{Guard, Guarded, with_code};
+use super::limits::{PasswordShares, REVIEW_TIMEOUT, REVIEWS, WAITING, WAITING_TIMEOUT, bounded, retried, timed};
 use super::password_secret::{self, Refusal};
 use super::quantities;
+use super::quota::defaults::Containers;
 use super::quota::enforcement::Enforcement;
 use super::quota::hints::Hints;
 use super::quota::namespaces::{NamespaceCount, NamespaceVerdict};
@@ -35,25 +39,6 @@ use super::review::{self, Parser, ReviewBodies, Reviewed, read_body, read_body_o
 /// Every path below [`PREFIX`](roster_runtime::tls::origin::PREFIX).
 const ANY_ADMISSION_PATH: &str = "/admission/{*path}";
 
-/// Most reviews in flight.
-const MAX_REVIEWS: usize = 64;
-
-/// Most requests that wait for quota at the same time, for each webhook. Only their amounts are in memory.
-const MAX_WAITING: usize = 1024;
-
-/// Longest time for one review after its body is read. No webhook has a longer timeout in kube-apiserver.
-const REVIEW_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// Limits the number of requests in flight, and the time of each.
-async fn bounded(State(places): State<Arc<Semaphore>>, request: Request, next: Next) -> Response {
-    let Ok(_place) = places.try_acquire() else {
-        return (StatusCode::TOO_MANY_REQUESTS, [("retry-after", "1")], "too many concurrent reviews; try again")
-            .into_response();
-    };
-    let response = tokio::time::timeout(REVIEW_TIMEOUT, next.run(request)).await;
-    response.unwrap_or_else(|_| (StatusCode::REQUEST_TIMEOUT, "the review took too long; try again").into_response())
-}
-
 /// Records the duration of a review, and counts reviews that got no verdict.
 async fn measured(State(metrics): State<Arc<Metrics>>, request: Request, next: Next) -> Response {
     let began = Instant::now();
@@ -61,7 +46,7 @@ async fn measured(State(metrics): State<Arc<Metrics>>, request: Request, next: N
     metrics.admission_duration.observe(began.elapsed().as_secs_f64());
     match response.status() {
         StatusCode::TOO_MANY_REQUESTS => metrics.admissions.inc("saturated"),
-        StatusCode::REQUEST_TIMEOUT => metrics.admissions.inc("failed"),
+        StatusCode::REQUEST_TIMEOUT | StatusCode::SERVICE_UNAVAILABLE => metrics.admissions.inc("failed"),
         _ => {}
     }
     response
@@ -71,7 +56,9 @@ async fn measured(State(metrics): State<Arc<Metrics>>, request: Request, next: N
 pub struct Admission {
     /// Hashes passwords.
     pub pool: HashPool,
-    /// Judges writes by the roles that they grant.
+    /// Limits the reviews of passwords of one namespace and one requester.
+    pub password_shares: PasswordShares,
+    /// Allows or denies writes, depending on the roles that they grant.
     pub guard: Arc<Guard>,
     /// Limits how many namespaces a user owns.
     pub namespaces: NamespaceCount,
@@ -99,30 +86,37 @@ struct OriginCheck {
 
 /// Responds 404 unless the path proves that the request comes from kube-apiserver, before the body is read or logged.
 /// Handlers see only the route, so the secret in the path cannot get into a log.
-async fn proven(State(proof): State<Arc<OriginCheck>>, mut request: Request, next: Next) -> Response {
-    let Some(webhook) = proof.origin.prove(request.uri().path(), Timestamp::now()) else {
-        proof.metrics.admissions.inc("unproven");
+async fn proven(State(check): State<Arc<OriginCheck>>, mut request: Request, next: Next) -> Response {
+    let Some(webhook) = check.origin.prove(request.uri().path(), Timestamp::now()) else {
+        check.metrics.admissions.inc("unproven");
         return StatusCode::NOT_FOUND.into_response();
     };
     *request.uri_mut() = Uri::from_static(webhook.route());
     if let Some(connection) = request.extensions().get::<Arc<Connection>>() {
-        connection.mark(Trust::ApiServer);
+        // The path may have leaked, so it proves less than a certificate.
+        connection.mark(Trust::Webhook);
     }
     next.run(request).await
 }
 
 /// Routes of the webhooks, for kube-apiserver only.
 pub fn router(admission: Admission, origin: WebhookOrigin) -> Router {
-    let proof = Arc::new(OriginCheck { origin, metrics: Arc::clone(&admission.metrics) });
+    let check = Arc::new(OriginCheck { origin, metrics: Arc::clone(&admission.metrics) });
     // Wraps the whole router, so that a request is proven before it is routed.
-    let reviews = middleware::from_fn_with_state(proof, proven).layer(reviews(admission));
+    let reviews = middleware::from_fn_with_state(check, proven).layer(reviews(admission));
     Router::new().route_service(ANY_ADMISSION_PATH, reviews)
 }
 
 fn reviews(admission: Admission) -> Router {
-    // Separate permits: hashing is slow and must not block the guard.
-    let permits = |most| middleware::from_fn_with_state(Arc::new(Semaphore::new(most)), bounded);
-    let places = || permits(MAX_REVIEWS);
+    let permits = |limits| middleware::from_fn_with_state(Arc::new(NetworkPermits::new(limits)), bounded);
+    let timed_out_after = |timeout| middleware::from_fn_with_state(timeout, timed);
+    let bodies = || middleware::from_fn_with_state(ReviewBodies::new(review::DECISIONS), read_body);
+    // Separate permits and budgets: hashing is slow and must not block the guard. Also, a client that knows the path of one
+    // must not be able to block the other.
+    let password_routes = Router::new()
+        .route(Webhook::PasswordSecrets.route(), post(password_secrets))
+        .layer(permits(REVIEWS))
+        .layer(bodies());
     let guard_routes = Router::new()
         .route(Webhook::Users.route(), post(guarded::<User>))
         .route(Webhook::Groups.route(), post(guarded::<Group>))
@@ -131,21 +125,20 @@ fn reviews(admission: Admission) -> Router {
         .route(Webhook::Cycles.route(), post(cycles))
         .route(Webhook::NamespaceQuota.route(), post(namespaces))
         .route(Webhook::Quantities.route(), post(quantities))
-        .layer(places());
-    let bodies = |limits| middleware::from_fn_with_state(ReviewBodies::new(limits), read_body);
+        .layer(permits(REVIEWS))
+        .layer(bodies());
     let metrics = Arc::clone(&admission.metrics);
-    // These requests wait for the leader, and keep no others from being read meanwhile.
+    // These requests wait for the leader. Each webhook has its own budget and permits, so they do not block others.
     let waiting = |route, handler| {
         let budget = middleware::from_fn_with_state(ReviewBodies::new(review::WAITING), read_body_of_waiting);
-        Router::new().route(route, handler).layer(permits(MAX_WAITING)).layer(budget)
+        let timed = Router::new().route(route, handler).layer(timed_out_after(WAITING_TIMEOUT));
+        timed.layer(permits(WAITING)).layer(budget).layer(middleware::map_response(retried))
     };
     let waiting_routes = waiting(Webhook::QuotaEnforcement.route(), post(enforcement))
         .merge(waiting(Webhook::QuotaHints.route(), post(hints)));
-    Router::new()
-        .route(Webhook::PasswordSecrets.route(), post(password_secrets))
-        .layer(places())
+    password_routes
         .merge(guard_routes)
-        .layer(bodies(review::DECISIONS))
+        .layer(timed_out_after(REVIEW_TIMEOUT))
         .layer(middleware::from_fn_with_state(metrics, measured))
         .merge(waiting_routes)
         .with_state(Arc::new(admission))
@@ -221,8 +214,12 @@ async fn enforcement(State(admission): State<Arc<Admission>>, request: Request) 
         Ok(review) => review,
         Err(refusal) => return refusal,
     };
-    let refusal = admission.enforcement.wait(&review.demand.namespace).await.err();
-    Json(review.answer(refusal.as_ref())).into_response()
+    let verdict = admission.enforcement.wait(&review.demand).await;
+    let patch = |containers: &Containers| {
+        containers.with_defaults(&admission.enforcement.defaults_in(&review.demand.namespace))
+    };
+    let verdict = verdict.map(|()| review.containers.as_ref().and_then(patch));
+    Json(review.answer(verdict)).into_response()
 }
 
 async fn hints(State(admission): State<Arc<Admission>>, request: Request) -> Response {
@@ -232,12 +229,12 @@ async fn hints(State(admission): State<Arc<Admission>>, request: Request) -> Res
     };
     let (outcome, refusal) = admission.hints.wait_for_capacity(&review.demand).await;
     admission.metrics.quota_hints.inc(outcome.as_str());
-    Json(review.answer(refusal.as_ref())).into_response()
+    Json(review.answer(refusal.map_or(Ok(None), Err))).into_response()
 }
 
 async fn password_secrets(State(admission): State<Arc<Admission>>, Reviewed(request): Reviewed<Secret>) -> Answer {
     let response = AdmissionResponse::from(&request);
-    let (outcome, response) = match decide(&admission.pool, &request).await {
+    let (outcome, response) = match decide(&admission, &request).await {
         Ok(None) => ("unchanged", response),
         Ok(Some(patch)) => match response.with_patch(patch) {
             Ok(response) => ("protected", response),
@@ -249,7 +246,7 @@ async fn password_secrets(State(admission): State<Arc<Admission>>, Reviewed(requ
             let name = Some(&request.name).filter(|_| !matches!(refusal, Refusal::PasswordInMetadata(_)));
             info!(namespace = request.namespace, name, reason, "rejected a password Secret");
             let (outcome, code, reason) = match refusal {
-                Refusal::Saturated(_) => ("saturated", 429, "TooManyRequests"),
+                Refusal::Saturated(_) | Refusal::OverShare(_) => ("saturated", 429, "TooManyRequests"),
                 Refusal::Source(_)
                 | Refusal::UnknownKeys(_)
                 | Refusal::LastApplied(_)
@@ -258,6 +255,17 @@ async fn password_secrets(State(admission): State<Arc<Admission>>, Reviewed(requ
             let mut response = response.deny(refusal);
             response.result.code = code;
             response.result.reason = reason.to_owned();
+            if code == 429 {
+                // Clients such as kubectl try again.
+                response.result.details = Some(StatusDetails {
+                    name: String::new(),
+                    group: String::new(),
+                    kind: String::new(),
+                    uid: String::new(),
+                    causes: Vec::new(),
+                    retry_after_seconds: 1,
+                });
+            }
             (outcome, response)
         }
     };
@@ -266,14 +274,20 @@ async fn password_secrets(State(admission): State<Arc<Admission>>, Reviewed(requ
 }
 
 /// Returns the patch that makes the Secret safe to store, if it needs one.
-async fn decide(pool: &HashPool, request: &AdmissionRequest<Secret>) -> Result<Option<json_patch::Patch>, Refusal> {
+async fn decide(
+    admission: &Admission,
+    request: &AdmissionRequest<Secret>,
+) -> Result<Option<json_patch::Patch>, Refusal> {
     let Some(secret) = request.object.as_ref() else { return Ok(None) };
     if secret.type_.as_deref() != Some(PASSWORD_SECRET_TYPE) {
         warn!(namespace = request.namespace, "webhook called for a Secret of another type, leaving it unchanged");
         return Ok(None);
     }
+    // Secrets that contain a hash cost nothing.
+    let has_password = secret.data.as_ref().is_some_and(|data| data.contains_key(PASSWORD_KEY));
+    let _shares = if has_password { Some(admission.password_shares.take(request)?) } else { None };
     let mut safe = secret.clone();
-    password_secret::protect(&mut safe, request.old_object.as_ref(), pool).await?;
+    password_secret::protect(&mut safe, request.old_object.as_ref(), &admission.pool).await?;
     if safe == *secret {
         return Ok(None);
     }
@@ -286,6 +300,7 @@ async fn decide(pool: &HashPool, request: &AdmissionRequest<Secret>) -> Result<O
 mod tests {
     use super::*;
     use std::io;
+    use std::time::Duration;
 
     use crate::admission::quota::seen::Seen;
     use arc_swap::ArcSwap;
@@ -293,6 +308,7 @@ mod tests {
     use axum::http::Request;
     use kube::Client;
     use kube::client::Body as KubeBody;
+    use roster_core::quota::defaults::Defaults;
     use roster_core::rbac::Policy;
     use roster_credentials::hash::Argon2idCost;
     use roster_runtime::informers::Informers;
@@ -304,14 +320,21 @@ mod tests {
     fn app(metrics: Arc<Metrics>, authorities: &Authorities) -> Router {
         let pool = HashPool::new(Argon2idCost::default(), 1, 4, metrics.hashing.clone());
         let informers = Arc::new(Informers::new(false, Arc::clone(&metrics)));
-        let guard = Arc::new(Guard::new(nobody(), "operator".to_owned(), Arc::clone(&informers), Policy::default()));
-        let namespaces = NamespaceCount::new(nobody(), "roster-system", Arc::clone(&informers));
-        let seen = Arc::new(Seen::new(nobody()));
-        let enforcement = Enforcement::new(Arc::clone(&informers), Arc::clone(&seen));
-        let hints = Hints::new(nobody(), informers, seen);
+        let guard = Arc::new(Guard::new(
+            unreachable_client(),
+            "operator".to_owned(),
+            Arc::clone(&informers),
+            Policy::default(),
+        ));
+        let namespaces = NamespaceCount::new(unreachable_client(), "roster-system", Arc::clone(&informers));
+        let seen = Arc::new(Seen::new(unreachable_client()));
+        let enforcement =
+            Enforcement::new(Arc::clone(&informers), Arc::clone(&seen), Arc::default(), Defaults::default());
+        let hints = Hints::new(unreachable_client(), informers, seen, Arc::default());
         let origin = WebhookOrigin::new(Arc::new(ArcSwap::from_pointee(authorities.clone())));
         let parser = Parser::default();
-        router(Admission { pool, guard, namespaces, enforcement, hints, parser, metrics }, origin)
+        let password_shares = PasswordShares::default();
+        router(Admission { pool, password_shares, guard, namespaces, enforcement, hints, parser, metrics }, origin)
     }
 
     fn authorities() -> Authorities {
@@ -340,9 +363,9 @@ mod tests {
     }
 
     /// A client whose requests always fail.
-    fn nobody() -> Client {
+    fn unreachable_client() -> Client {
         let refuse = |_: Request<KubeBody>| async {
-            Err::<axum::http::Response<KubeBody>, _>(io::Error::other("nobody is there"))
+            Err::<axum::http::Response<KubeBody>, _>(io::Error::other("connection refused"))
         };
         Client::new(tower::service_fn(refuse), "default")
     }

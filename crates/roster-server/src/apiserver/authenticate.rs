@@ -7,12 +7,13 @@ use axum::extract::{Request, State};
 use axum::http::{HeaderMap, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
+use jiff::Timestamp;
 use k8s_openapi::api::authentication::v1::{TokenReview, TokenReviewSpec};
 use kube::api::PostParams;
 use kube::{Api, Client};
 use moka::future::Cache;
 use roster_runtime::informers::Informers;
-use roster_runtime::logins::token_authenticator::{TokenAuthenticator, TokenError, TokenVerdict};
+use roster_runtime::logins::token_authenticator::{CredentialState, TokenAuthenticator, TokenError, TokenVerdict};
 use roster_runtime::tls::connections::{Connection, Trust};
 use roster_runtime::tls::network_permits::{NetworkPermitLimits, NetworkPermits, RequestNetwork};
 use roster_runtime::tls::peer::Peer;
@@ -35,7 +36,7 @@ const REPEATED_REVIEW_LIMITS: NetworkPermitLimits =
 /// How long a token that was valid uses the permits of [`REPEATED_REVIEW_LIMITS`]. ServiceAccount tokens last an hour.
 const RECENTLY_VALID_TTL: Duration = Duration::from_hours(1);
 
-/// Longest token, in bytes. JWTs have a few KiB.
+/// Maximum length of a token, in bytes. JWTs have a few KiB.
 const MAX_TOKEN_BYTES: usize = 16 * 1024;
 
 /// Authenticates requests.
@@ -53,7 +54,7 @@ pub struct Authenticator {
 }
 
 impl Authenticator {
-    /// Sends TokenReviews to kube-apiserver through `client`.
+    /// Creates an authenticator that sends TokenReviews to kube-apiserver through `client`.
     pub fn new(
         client: Client,
         front_proxy: Arc<FrontProxy>,
@@ -74,42 +75,73 @@ impl Authenticator {
         }
     }
 
-    /// Returns the caller, and what the request proves about its connection.
-    async fn identify(
-        &self,
-        peer: &Peer,
-        source: RequestNetwork,
-        headers: &HeaderMap,
-    ) -> Result<(Caller, Trust), ApiError> {
+    /// Returns what a request presents.
+    fn presented(&self, peer: &Peer, source: RequestNetwork, headers: &HeaderMap) -> Result<Presented, ApiError> {
         if let Some(caller) = self.front_proxy.authenticate(&peer.certificates, headers) {
-            return Ok((caller, Trust::ApiServer));
+            return Ok(Presented::Identity { caller, source });
         }
-        let token = bearer(headers).ok_or_else(|| self.nobody(peer))?;
-        // Boxed because it is large, and requests through the aggregator do not need it.
-        let caller = Box::pin(self.identify_bearer(source, token)).await?;
-        Ok((caller, Trust::Authenticated))
+        let token = bearer(headers).ok_or_else(|| self.missing_token(peer))?;
+        Ok(Presented::Token { token, source })
     }
 
-    async fn identify_bearer(&self, source: RequestNetwork, token: SecretString) -> Result<Caller, ApiError> {
+    /// Judges what a request presents, by the current state of Users and credentials.
+    ///
+    /// # Errors
+    /// 401, or 429 or 503 if that can't be judged at the moment.
+    async fn judge(&self, presented: &Presented) -> Result<Judgement, ApiError> {
+        let judgement = match presented {
+            Presented::Identity { caller, .. } => Judgement { caller: caller.clone(), expires: None },
+            // Boxed because it is large, and requests through the aggregator do not need it.
+            Presented::Token { token, source } => Box::pin(self.identify_bearer(*source, token)).await?,
+        };
+        let Judgement { caller, expires } = judgement;
+        if !caller.is_authenticated() {
+            return Err(ApiError::unauthorized());
+        }
+        let identity = caller.presented(&self.informers);
+        if self.informers.is_inactive(identity) {
+            return Err(self.inactive());
+        }
+        let Presented::Identity { source, .. } = presented else { return Ok(Judgement { caller, expires }) };
+        let state = Box::pin(self.own_tokens.judge_by_id(identity, &caller.extra, *source)).await;
+        let expires = match state.map_err(|error| undecided(&error))? {
+            CredentialState::Ended => return Err(ApiError::unauthorized()),
+            CredentialState::Valid { expires } => Some(expires),
+            CredentialState::Unknown => None,
+        };
+        Ok(Judgement { caller, expires })
+    }
+
+    async fn identify_bearer(&self, source: RequestNetwork, token: &SecretString) -> Result<Judgement, ApiError> {
         // Roster's own tokens need no kube-apiserver, and are checked against the current state.
-        match self.own_tokens.authenticate(&token, source).await {
-            Ok(TokenVerdict::Known(known)) if known.is_for_the_cluster => return Ok(known.user.into()),
-            Ok(TokenVerdict::Known(_) | TokenVerdict::Refused) => return Err(ApiError::unauthorized()),
-            Ok(TokenVerdict::Foreign) => {}
-            Err(TokenError::Saturated) => return Err(ApiError::too_many_requests()),
-            Err(TokenError::Vault(_)) => return Err(ApiError::unavailable("the credential is unavailable")),
+        match self.own_tokens.authenticate(token, source).await.map_err(|error| undecided(&error))? {
+            TokenVerdict::Known(known) if known.is_for_the_cluster => {
+                return Ok(Judgement { caller: known.user.into(), expires: Some(known.expires) });
+            }
+            TokenVerdict::Known(_) | TokenVerdict::Refused => return Err(ApiError::unauthorized()),
+            TokenVerdict::Foreign => {}
         }
         let digest = Sha256::digest(token.expose_secret()).into();
-        let known = self.known.try_get_with(digest, self.review(source, digest, &token)).await;
-        known.map_err(|error| (*error).clone())?.ok_or_else(ApiError::unauthorized)
+        let known = self.known.try_get_with(digest, self.review(source, digest, token)).await;
+        let caller = known.map_err(|error| (*error).clone())?.ok_or_else(ApiError::unauthorized)?;
+        Ok(Judgement { caller, expires: None })
     }
 
     /// Error for a request without a token.
-    fn nobody(&self, peer: &Peer) -> ApiError {
+    fn missing_token(&self, peer: &Peer) -> ApiError {
         if peer.certificates.is_empty() || self.front_proxy.is_known() {
             return ApiError::unauthorized();
         }
         ApiError::unavailable("the front proxy's authorities have not been read yet")
+    }
+
+    /// Error for a caller that is inactive. A User that the directory does not contain counts as deleted, but may only
+    /// be unknown yet.
+    fn inactive(&self) -> ApiError {
+        if self.informers.is_synced() && !self.informers.is_user_watch_failing() {
+            return ApiError::unauthorized();
+        }
+        ApiError::unavailable("the directory may be out of date")
     }
 
     async fn review(
@@ -145,6 +177,58 @@ impl Authenticator {
     }
 }
 
+/// What a request presents.
+enum Presented {
+    /// An identity that kube-apiserver has authenticated.
+    Identity { caller: Caller, source: RequestNetwork },
+    /// A bearer token.
+    Token { token: SecretString, source: RequestNetwork },
+}
+
+impl Presented {
+    /// What it proves about its connection, once it is judged.
+    const fn trust(&self) -> Trust {
+        match self {
+            Self::Identity { .. } => Trust::ApiServer,
+            Self::Token { .. } => Trust::Authenticated,
+        }
+    }
+}
+
+/// A caller whose credential is valid.
+#[derive(Clone, Debug)]
+pub(super) struct Judgement {
+    /// The caller.
+    pub(super) caller: Caller,
+    /// When the credential expires, if that is known.
+    pub(super) expires: Option<Timestamp>,
+}
+
+/// The credential of a request, which can be judged again while the response lasts.
+#[derive(Clone)]
+pub struct RequestCredential {
+    authenticator: Arc<Authenticator>,
+    presented: Arc<Presented>,
+}
+
+impl RequestCredential {
+    /// Judges the credential as that of a new request.
+    ///
+    /// # Errors
+    /// 401, or 429 or 503 if that can't be judged at the moment.
+    pub(super) async fn judge(&self) -> Result<Judgement, ApiError> {
+        self.authenticator.judge(&self.presented).await
+    }
+}
+
+/// Error for one of Roster's credentials that can't be judged.
+fn undecided(error: &TokenError) -> ApiError {
+    match error {
+        TokenError::Saturated => ApiError::too_many_requests(),
+        TokenError::Vault(_) => ApiError::unavailable("the credential is unavailable"),
+    }
+}
+
 fn bearer(headers: &HeaderMap) -> Option<SecretString> {
     let value = headers.get(header::AUTHORIZATION)?.to_str().ok()?;
     let (scheme, token) = value.split_once(' ')?;
@@ -163,21 +247,24 @@ pub async fn authenticate(
     let (Some(peer), Some(source)) = (extensions.get::<Arc<Peer>>().cloned(), RequestNetwork::of(extensions)) else {
         return ApiError::internal("the connection is unknown").into_response();
     };
-    match authenticator.identify(&peer, source, request.headers()).await {
-        Err(error) => error.into_response(),
-        Ok((caller, _)) if !caller.is_authenticated() => ApiError::unauthorized().into_response(),
-        Ok((caller, _)) if authenticator.informers.is_inactive(&caller.username, &caller.uid) => {
-            ApiError::unauthorized().into_response()
-        }
-        Ok((caller, trust)) => {
-            if let Some(connection) = request.extensions().get::<Arc<Connection>>() {
-                connection.mark(trust);
-            }
-            request.extensions_mut().insert(trust);
-            request.extensions_mut().insert(Arc::new(caller));
-            next.run(request).await
-        }
+    let presented = match authenticator.presented(&peer, source, request.headers()) {
+        Ok(presented) => Arc::new(presented),
+        Err(error) => return error.into_response(),
+    };
+    let credential = RequestCredential { authenticator, presented };
+    let caller = match credential.judge().await {
+        Ok(judgement) => judgement.caller,
+        Err(error) => return error.into_response(),
+    };
+    let trust = credential.presented.trust();
+    if let Some(connection) = request.extensions().get::<Arc<Connection>>() {
+        connection.mark(trust);
     }
+    let extensions = request.extensions_mut();
+    extensions.insert(trust);
+    extensions.insert(credential);
+    extensions.insert(Arc::new(caller));
+    next.run(request).await
 }
 
 #[cfg(test)]
@@ -227,16 +314,16 @@ mod tests {
         });
         let front_proxy = Arc::new(FrontProxy::default());
         let authenticator = authenticator(Client::new(silent, "default"), Arc::clone(&front_proxy));
-        let certificate = rcgen::generate_simple_self_signed(vec!["somebody".to_owned()]).unwrap().cert.der().clone();
+        let certificate = rcgen::generate_simple_self_signed(vec!["client".to_owned()]).unwrap().cert.der().clone();
         let remote = std::net::SocketAddr::from(([127, 0, 0, 1], 1));
         let (shown, none) = (Peer { remote, certificates: vec![certificate] }, Peer { remote, certificates: vec![] });
         let headers = HeaderMap::new();
         let source = RequestNetwork::new(remote.ip(), false);
-        let answers =
-            async |peer: &Peer| authenticator.identify(peer, source, &headers).await.unwrap_err().code().as_u16();
-        assert_eq!((answers(&shown).await, answers(&none).await), (503, 401));
+        let answer =
+            |peer: &Peer| authenticator.presented(peer, source, &headers).err().map(|error| error.code().as_u16());
+        assert_eq!((answer(&shown), answer(&none)), (Some(503), Some(401)));
         front_proxy.set(&std::collections::BTreeMap::new());
-        assert_eq!((answers(&shown).await, answers(&none).await), (401, 401));
+        assert_eq!((answer(&shown), answer(&none)), (Some(401), Some(401)));
     }
 
     /// A busy or unresponsive kube-apiserver gets a bounded number of requests. One network leaves permits for others,

@@ -1,4 +1,4 @@
-//! Authorizes callers by SubjectAccessReviews, cached for as long as upstream's delegated authorization does.
+//! Authorizes callers by SubjectAccessReviews, cached for as long as in Kubernetes' own delegated authorization.
 
 use std::sync::Arc;
 
@@ -26,8 +26,8 @@ struct ReviewKey {
     resource: String,
     subresource: String,
     name: String,
-    /// The name as the caller wrote it. Otherwise a cache hit would reveal by its timing which object the name refers
-    /// to.
+    /// The name as the caller wrote it. Without it in the key, the timing of a cache hit would reveal which object the
+    /// name refers to.
     asked: String,
 }
 
@@ -38,7 +38,7 @@ pub struct Authorizer {
 }
 
 impl Authorizer {
-    /// Sends reviews through `client`.
+    /// Creates an authorizer that sends reviews through `client`.
     pub fn new(client: Client) -> Self {
         let known = Cache::builder().max_capacity(MAX_CACHED_ANSWERS).time_to_live(ANSWER_TTL).build();
         Self { reviews: Api::all(client), known }

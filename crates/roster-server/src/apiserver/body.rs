@@ -107,10 +107,10 @@ pub(super) async fn read_bytes(request: Request) -> Result<axum::body::Bytes, Ap
     })
 }
 
-/// What the body of a delete request says.
+/// Contents of the body of a delete request.
 #[derive(Debug)]
 pub(super) struct Deletion<S> {
-    /// Whether nothing is to be deleted.
+    /// Whether this is a dry run.
     pub is_dry_run: bool,
     /// Spec of an object that authorizes the deletion.
     pub spec: Option<S>,
@@ -149,7 +149,7 @@ fn is_dry_run_by(options: &[u8]) -> Result<bool, ApiError> {
         return Ok(false);
     }
     let options: DeleteOptions = serde_json::from_slice(options)
-        .map_err(|error| ApiError::bad_request(format!("the body is no DeleteOptions: {error}")))?;
+        .map_err(|error| ApiError::bad_request(format!("the body is not DeleteOptions: {error}")))?;
     if options.preconditions.is_some_and(|required| required.uid.is_some() || required.resource_version.is_some()) {
         let message = "preconditions: this object has neither a UID nor a resourceVersion";
         return Err(ApiError::conflict(message, About { resource: "", name: "" }));
@@ -161,7 +161,7 @@ fn is_dry_run_by(options: &[u8]) -> Result<bool, ApiError> {
     Ok(!dry_run.is_empty())
 }
 
-/// Options of every write, and Roster's own.
+/// Options of every write.
 const WRITE_OPTIONS: &[&str] = &["dryRun", "fieldManager", "fieldValidation"];
 
 /// Further options of a patch.

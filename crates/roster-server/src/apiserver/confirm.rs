@@ -1,5 +1,7 @@
-//! Asks users for their password again before a change that outlives their session: a stolen session alone must not be
-//! enough to create an API key or to enrol a second factor.
+//! Changes to credentials: who may make them is checked again directly before each write.
+//!
+//! Users are asked for their password again before a change that outlives their session: a stolen session alone must not
+//! be enough to create an API key or to enroll a second factor.
 
 use std::net::IpAddr;
 
@@ -13,12 +15,12 @@ use secrecy::SecretString;
 use tokio::sync::MutexGuard;
 use tracing::info;
 
-use super::control::{failed, load_user, no_credential, unreachable};
+use super::control::{control, failed, load_user, no_credential, unreachable};
 use super::state::DirectoryApi;
 use super::status::{About, ApiError};
 use super::target::Target;
 
-/// Most attempts when writes conflict.
+/// Maximum number of attempts when writes conflict.
 pub const MAX_ATTEMPTS: usize = 16;
 
 /// The password that callers send to confirm a change of their own credential.
@@ -29,7 +31,7 @@ pub struct Confirmation<'a> {
     pub password: Option<&'a SecretString>,
     /// Address that the request comes from, for the log.
     pub source: IpAddr,
-    /// Whether users without a password need no confirmation: they log in by another authenticator.
+    /// Whether users without a password need no confirmation: they log in through another authenticator.
     pub is_waived_without_password: bool,
 }
 
@@ -41,32 +43,33 @@ pub struct CredentialChange<'a> {
     pub target: &'a Target,
     /// The same User, as logins know it.
     pub person: &'a LoginUser,
+    /// Whether the caller is that User. Everyone else must control the identity.
+    pub is_own: bool,
     /// How the caller confirms the change. `None` if no confirmation is needed.
     pub confirmation: Option<Confirmation<'a>>,
 }
 
 impl CredentialChange<'_> {
-    /// Opens the credential, and checks the password if one is required. Returns the credential as it was read and a
-    /// copy to change.
+    /// Opens the credential, and checks the password if one is required, and what [`Self::check`] does. Returns the
+    /// credential as it was read and a copy to change. `None` if there is no credential.
     ///
     /// # Errors
-    /// 422 if the password is missing or wrong. A wrong one has been counted by then, also with `dryRun`. 409 if writes
-    /// keep conflicting. 401 or 404 if the caller or the User is no longer active or known.
-    pub async fn open(&self, hashed: &mut ComputedHashes) -> Result<(OpenedCredential, Credential), ApiError> {
+    /// As [`Self::check`]. 422 if the password is missing or wrong. A wrong one has been counted by then, even with
+    /// `dryRun`. 409 if writes keep conflicting.
+    pub async fn open(&self, hashed: &mut ComputedHashes) -> Result<Option<(OpenedCredential, Credential)>, ApiError> {
         let (vault, person) = (&self.api.logins.vault, self.person);
         let mut lost = None;
         for _ in 0..MAX_ATTEMPTS {
             let opened = vault.open_for_update(&person.username, &person.uid).await.map_err(unreachable)?;
-            let opened = opened.ok_or_else(|| no_credential(self.target))?;
+            let Some(opened) = opened else { return Ok(None) };
             let mut after = opened.credential.clone();
             let recheck = match &self.confirmation {
                 Some(confirmation) => self.check_password(confirmation, &mut after, hashed).await?,
                 None => Recheck::Right,
             };
-            // Waiting and hashing take time, so check again.
-            check_current(self.api, self.target)?;
+            self.check().await?;
             let Some(confirmation) = self.confirmation.as_ref().filter(|_| recheck != Recheck::Right) else {
-                return Ok((opened, after));
+                return Ok(Some((opened, after)));
             };
             let saved = vault.save(&opened, &after).await;
             LostWrite::settle(&mut lost);
@@ -98,24 +101,52 @@ impl CredentialChange<'_> {
         };
         let verifier = &self.api.logins.verifier;
         let matches = verifier.compare(password, credential.hash.as_ref(), hashed).await.map_err(failed)?;
-        Ok(verifier.count(self.person, credential, matches))
+        let recheck = verifier.count(self.person, credential, matches);
+        if recheck == Recheck::Right {
+            credential.failed.clear_sessions();
+        }
+        Ok(recheck)
     }
 
-    /// Makes the change while holding the user's turn. `change` may be called several times. If it leaves the
-    /// credential unchanged, nothing is written.
+    /// Checks again that the caller may make the change, by the current state: waiting and hashing take time, in which
+    /// the session may have ended, or the User may have been given roles that the caller may not bind. Call it between
+    /// reading and saving the credential: an administrator who resets the credential before giving the User a role then
+    /// makes the save of every earlier request conflict or fail this check.
     ///
     /// # Errors
-    /// As [`Self::open`]; 429 if too many requests wait for a turn.
-    pub async fn make<T>(&self, mut change: impl FnMut(&mut Credential) -> T) -> Result<T, ApiError> {
-        let _turn = lock_for_recheck(self.api, self.person).await?;
+    /// 401 if the caller is not active, 403 if it does not control the identity, 404 if the User is gone, 503 if that
+    /// can't be judged.
+    pub async fn check(&self) -> Result<(), ApiError> {
+        if !self.is_own {
+            // Not cached: an earlier answer may be about another set of roles.
+            control(self.api, self.target).await?;
+        }
+        check_current(self.api, self.target)
+    }
+
+    /// Makes the change while holding the lock of [`lock_for_recheck`], as [`Self::apply`] does.
+    ///
+    /// # Errors
+    /// As [`Self::open`]; 409 if there is no credential, 429 if too many requests wait for the lock.
+    pub async fn make<T>(&self, change: impl FnMut(&mut Credential) -> T) -> Result<T, ApiError> {
+        let _lock = lock_for_recheck(self.api, self.person).await?;
+        self.apply(change).await?.ok_or_else(|| no_credential(self.target))
+    }
+
+    /// Makes the change. `change` may be called several times. If it leaves the credential unchanged, nothing is
+    /// written. `None` if there is no credential. Without the lock, no credential may be verified.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub async fn apply<T>(&self, mut change: impl FnMut(&mut Credential) -> T) -> Result<Option<T>, ApiError> {
         let (vault, mut hashed, mut lost) = (&self.api.logins.vault, ComputedHashes::default(), None);
         for _ in 0..MAX_ATTEMPTS {
-            let (opened, mut after) = self.open(&mut hashed).await?;
+            let Some((opened, mut after)) = self.open(&mut hashed).await? else { return Ok(None) };
             let outcome = change(&mut after);
             let saved = vault.save(&opened, &after).await;
             LostWrite::settle(&mut lost);
             if saved.map_err(unreachable)? {
-                return Ok(outcome);
+                return Ok(Some(outcome));
             }
             lost = Some(vault.lost(opened, after));
         }
@@ -123,7 +154,7 @@ impl CredentialChange<'_> {
     }
 }
 
-/// Waits for the turn to verify a credential of this person.
+/// Takes the lock under which a credential of this user is verified again.
 ///
 /// # Errors
 /// 429 if too many requests wait.
@@ -136,7 +167,7 @@ pub async fn lock_for_recheck<'a>(api: &'a DirectoryApi, person: &LoginUser) -> 
 ///
 /// # Errors
 /// 401 if the caller is not active, 404 if the User is gone.
-pub fn check_current(api: &DirectoryApi, target: &Target) -> Result<(), ApiError> {
+fn check_current(api: &DirectoryApi, target: &Target) -> Result<(), ApiError> {
     if api.is_inactive(&target.caller) {
         return Err(ApiError::unauthorized());
     }
@@ -154,3 +185,7 @@ pub fn log_recheck(recheck: Recheck, person: &LoginUser, source: &str) {
 pub fn contended(about: About<'_>) -> ApiError {
     ApiError::conflict("too many concurrent changes to the credential, try again", about)
 }
+
+#[cfg(test)]
+#[path = "confirm_tests.rs"]
+mod tests;

@@ -5,14 +5,14 @@ use std::fmt::Display;
 use k8s_openapi::api::authentication::v1::UserInfo;
 use roster_core::rbac::conflict::Conflict;
 use roster_core::rbac::guard::GuardedChange;
-use roster_runtime::logins::login_user::{CREDENTIAL_ID, LoginUser};
-use roster_runtime::logins::token_authenticator::API_KEY_CREDENTIAL;
+use roster_runtime::informers::callers::{API_KEY_CREDENTIAL, credential_ids};
+use roster_runtime::logins::login_user::LoginUser;
 use roster_runtime::logins::vault::VaultError;
 use roster_runtime::logins::verifier::VerifyError;
 use secrecy::{ExposeSecret, SecretString};
 use tracing::{info, warn};
 
-use super::object::api_invalid;
+use super::object::invalid_login;
 use super::state::DirectoryApi;
 use super::status::{About, ApiError};
 use super::target::Target;
@@ -28,7 +28,8 @@ pub(super) fn load_user(api: &DirectoryApi, target: &Target) -> Result<LoginUser
 
 /// Returns whether the caller is the User that the request is about.
 pub(super) fn is_self(api: &DirectoryApi, target: &Target) -> bool {
-    api.user_of(&target.caller).as_ref() == Some(&target.name)
+    let presented = target.caller.presented(&api.informers);
+    api.informers.directory().requester(presented) == Some(&target.name)
 }
 
 /// Checks that the caller controls the identity, that is, could bind every role that it holds.
@@ -53,7 +54,8 @@ pub(super) async fn allow(api: &DirectoryApi, target: &Target, change: &GuardedC
     })
 }
 
-/// Returns the response to a request that conflicts: 409, or 503 if it is not known what the caller may be told.
+/// Returns the response to a request that conflicts: 409, or 503 if it can't be determined how much the
+/// caller may know.
 pub(super) async fn conflicting(api: &DirectoryApi, target: &Target, conflict: &Conflict) -> ApiError {
     match api.guard.explain(&requester(target), conflict).await {
         Ok(why) => ApiError::conflict(why, target.about()),
@@ -81,8 +83,7 @@ fn not_judged(target: &Target, why: &impl Display) -> ApiError {
 /// # Errors
 /// 403 if the caller uses an API key.
 pub(super) fn refuse_api_key(target: &Target) -> Result<(), ApiError> {
-    let shown = target.caller.extra.get(CREDENTIAL_ID).into_iter().flatten();
-    if shown.into_iter().any(|credential| credential.starts_with(API_KEY_CREDENTIAL)) {
+    if credential_ids(&target.caller.extra, API_KEY_CREDENTIAL).next().is_some() {
         let message = "API keys are not accepted for this: log in with the password";
         return Err(ApiError::refused(message, target.about()));
     }
@@ -107,8 +108,8 @@ pub(super) fn failed(failure: VerifyError) -> ApiError {
             warn!(%error, "credential unavailable");
             ApiError::unavailable("the credential is unavailable, please try again later")
         }
-        VerifyError::Policy(why) => api_invalid("spec.newPassword", &why.to_string()),
-        VerifyError::NotDue => api_invalid("spec.newPassword", "no password change is due: use users/~/password"),
+        VerifyError::Policy(why) => invalid_login("spec.newPassword", &why.to_string()),
+        VerifyError::NotDue => invalid_login("spec.newPassword", "no password change is due: use users/~/password"),
     }
 }
 

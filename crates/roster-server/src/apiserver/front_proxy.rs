@@ -1,4 +1,4 @@
-//! Recognises kube-apiserver's aggregator by the front-proxy certificate, with the current authorities and names of the
+//! Recognizes kube-apiserver's aggregator by the front-proxy certificate, with the current authorities and names of the
 //! ConfigMap `extension-apiserver-authentication`.
 
 use std::collections::BTreeMap;
@@ -29,10 +29,10 @@ use super::identity::{Caller, HeaderNames};
 
 const CONFIG_MAP: &str = "extension-apiserver-authentication";
 
-/// Most intermediate certificates accepted: clients choose the chain that they present.
+/// Maximum number of intermediate certificates: clients choose the chain that they present.
 const MAX_INTERMEDIATES: usize = 4;
 
-/// Most chains cached. Each kube-apiserver presents one, and another after each renewal.
+/// Maximum number of cached chains. Each kube-apiserver presents one, and a new one after each renewal.
 const MAX_CHAINS: u64 = 64;
 
 /// Certificate chain of a client, its own certificate first.
@@ -53,11 +53,11 @@ impl Trusted {
         if self.recognized.contains_key(chain) {
             return true;
         }
-        let is_recognised = self.verifies(chain);
-        if is_recognised {
+        let is_recognized = self.verifies(chain);
+        if is_recognized {
             self.recognized.insert(chain.to_vec(), ());
         }
-        is_recognised
+        is_recognized
     }
 
     fn verifies(&self, chain: &[CertificateDer<'static>]) -> bool {
@@ -76,7 +76,7 @@ impl Trusted {
     }
 }
 
-/// Recognises the aggregator.
+/// Recognizes the aggregator.
 #[derive(Default)]
 pub struct FrontProxy {
     trusted: ArcSwapOption<Trusted>,
@@ -152,7 +152,7 @@ impl FrontProxy {
 }
 
 fn read(config: &BTreeMap<String, String>) -> Result<Trusted> {
-    let bundle = config.get("requestheader-client-ca-file").context("it has no requestheader-client-ca-file")?;
+    let bundle = config.get("requestheader-client-ca-file").context("requestheader-client-ca-file is missing")?;
     let mut roots = RootCertStore::empty();
     for certificate in CertificateDer::pem_slice_iter(bundle.as_bytes()) {
         roots.add(certificate.context("requestheader-client-ca-file is not PEM")?)?;

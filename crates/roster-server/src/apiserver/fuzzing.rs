@@ -15,7 +15,7 @@ pub fn query(bytes: &[u8]) {
     let Ok(text) = std::str::from_utf8(bytes) else { return };
     if let Ok(params) = ListParams::read(FIELDS, text) {
         let selection = View::empty(FIELDS).table.select(&params.query, 0, params.limit);
-        assert_eq!(selection.total, 0, "there is nobody");
+        assert_eq!(selection.total, 0, "the index is empty");
         let _ = params.single_name();
     }
 }
@@ -23,8 +23,8 @@ pub fn query(bytes: &[u8]) {
 /// Verifies a continue token.
 pub fn token(bytes: &[u8]) {
     let Ok(text) = std::str::from_utf8(bytes) else { return };
-    let key = hmac::Key::new(hmac::HMAC_SHA256, b"of no use");
-    assert!(read(&[key], [0; 8], text).is_err(), "nobody has signed it");
+    let key = hmac::Key::new(hmac::HMAC_SHA256, b"unused key");
+    assert!(read(&[key], [0; 8], text).is_err(), "it is not signed with this key");
 }
 
 /// Parses headers, one per line: name, colon, value.
@@ -59,7 +59,7 @@ mod tests {
     fn the_corpus_is_read_without_a_panic() {
         let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fuzz/corpus");
         let corpus = |target: &str| -> Vec<Vec<u8>> {
-            let files = std::fs::read_dir(root.join(target)).expect("the corpus is there");
+            let files = std::fs::read_dir(root.join(target)).expect("the corpus exists");
             let inputs: Vec<Vec<u8>> = files.map(|file| std::fs::read(file.unwrap().path()).unwrap()).collect();
             assert!(inputs.len() > 20, "{target}");
             inputs

@@ -6,13 +6,15 @@ use std::collections::BTreeMap;
 use axum::http::{HeaderMap, HeaderName};
 use k8s_openapi::api::authentication::v1::UserInfo;
 use percent_encoding::percent_decode_str;
+use roster_core::directory::callers::PresentedIdentity;
 use roster_core::rbac::permissions::AUTHENTICATED;
+use roster_runtime::informers::Informers;
 use thiserror::Error;
 
 /// Group of unauthenticated callers.
 const UNAUTHENTICATED: &str = "system:unauthenticated";
 
-/// Most groups and extra values of an identity, taken together.
+/// Maximum number of groups and extra values of an identity, taken together.
 const MAX_VALUES: usize = 4096;
 
 /// Identity of a caller.
@@ -29,9 +31,14 @@ pub struct Caller {
 }
 
 impl Caller {
-    /// Returns whether an authenticator has recognised the caller.
+    /// Returns whether the caller is authenticated.
     pub fn is_authenticated(&self) -> bool {
         !self.groups.iter().any(|group| group == UNAUTHENTICATED)
+    }
+
+    /// Returns what the directory identifies the caller by.
+    pub fn presented(&self, informers: &Informers) -> PresentedIdentity<'_> {
+        informers.presented(&self.username, &self.uid, &self.extra)
     }
 
     /// Adds the caller to `system:authenticated`, as every Kubernetes API server does.
@@ -58,11 +65,11 @@ impl From<UserInfo> for Caller {
 /// Names of the identity headers, from the ConfigMap `extension-apiserver-authentication`.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct HeaderNames {
-    /// Username headers: the first one with a value counts.
+    /// Username headers. The first one with a value is used.
     pub username: Vec<HeaderName>,
-    /// UID headers, likewise. If empty, UIDs are ignored.
+    /// UID headers. The first one with a value is used. If this is empty, UIDs are ignored.
     pub uid: Vec<HeaderName>,
-    /// Group headers: every value of each counts.
+    /// Group headers. All values of all of them are used.
     pub groups: Vec<HeaderName>,
     /// Prefixes of extra headers, in lower case.
     pub extra_prefixes: Vec<String>,

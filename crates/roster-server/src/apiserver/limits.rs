@@ -1,12 +1,12 @@
 //! Limits on requests: permits for requests in flight, a share of them for each caller, and memory for bodies.
 //!
 //! ```text
-//!  request ─▶ its caller's share ─▶ body, within a budget and a deadline ─▶ permit out of those for all ─▶ handler
+//!  request ─▶ its caller's share ─▶ body, within a budget and a deadline ─▶ shared permit ─▶ handler
 //! ```
 //!
 //! The caller's share is held while the body is sent and until the response is written, so a caller that sends or reads
-//! slowly uses up only its own share. The permits for all are taken when the body is complete. Some are reserved for
-//! requests from kube-apiserver. A permit is held until the work ends, even if the client disconnects earlier.
+//! slowly uses up only its own share. A shared permit is taken when the body is complete. Some of them are reserved for
+//! requests from kube-apiserver. It is held until the work ends, even if the client disconnects earlier.
 
 use std::fmt;
 use std::sync::Arc;
@@ -31,13 +31,13 @@ use super::authorize::MASTERS;
 use super::identity::Caller;
 use super::status::ApiError;
 
-/// Largest body, in bytes. Reviews and patches are small.
+/// Maximum size of a body, in bytes. Reviews and patches are small.
 pub const MAX_BODY_BYTES: usize = 64 * 1024;
 
-/// Longest request URI including the query string, in bytes.
+/// Maximum length of a request URI including the query string, in bytes.
 const MAX_URI_BYTES: usize = 20 * 1024;
 
-/// Longest time until a response begins, including reading the request's body.
+/// Maximum time until a response begins, including reading the request's body.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Requests for resources. With the limit on the size of each, this bounds memory and time.
@@ -47,7 +47,7 @@ const RESOURCES: PermitLimits = PermitLimits { total: 256, direct: 192, of_one: 
 /// discovery fails.
 const DISCOVERY: PermitLimits = PermitLimits { total: 64, direct: 48, of_one: 16, of_program: 32 };
 
-/// Login attempts. Each waits for a hash, and a refusal also for its tick. The handler limits those of one source.
+/// Login attempts. Each waits for a hash, and a refusal is also delayed. The handler limits those of one source.
 const LOGINS: PermitLimits = PermitLimits { total: 256, direct: 256, of_one: 256, of_program: 256 };
 
 /// TokenReviews.
@@ -60,8 +60,8 @@ pub const WATCHES: PermitLimits = PermitLimits { total: 1024, direct: 768, of_on
 /// anonymous network can take a quarter of the budget, and its site three quarters.
 const BODIES: BodyLimits = BodyLimits {
     max_bytes: MAX_BODY_BYTES,
-    of_a_peer: 32,
-    of_a_site: 96,
+    max_per_peer: 32,
+    max_per_site: 96,
     budget: 8 * 1024 * 1024,
     free_bytes: 4 * 1024,
 };
@@ -135,7 +135,7 @@ impl RequestSource {
     }
 
     /// Returns the source of an anonymous request. A network that currently holds proven connections of kube-apiserver
-    /// has no limit, because kube-apiserver's TokenReviews prove nothing themselves.
+    /// has no limit, because TokenReview requests do not prove by themselves that they come from kube-apiserver.
     fn of_network(request: &Request) -> Result<Self, ApiError> {
         let source = RequestNetwork::of(request.extensions());
         let source = source.ok_or_else(|| ApiError::internal("the connection is unknown"))?;
@@ -332,7 +332,7 @@ impl RequestLimiter {
     /// 429 if there is no permit, 413 or 400 if the body or URI is not acceptable, 503 if the response takes too long.
     pub async fn run(&self, request: Request, next: Next) -> Result<Response, ApiError> {
         let deadline = Instant::now() + self.timeout;
-        check_address(&request)?;
+        check_uri(&request)?;
         let share = self.permits.share((self.source_of)(&request)?)?;
         // These handlers read no body and change nothing, so they can be cancelled if the client disconnects.
         if matches!(*request.method(), Method::GET | Method::HEAD) {
@@ -386,7 +386,7 @@ fn too_late() -> ApiError {
     ApiError::unavailable("the request took too long")
 }
 
-fn check_address(request: &Request) -> Result<(), ApiError> {
+fn check_uri(request: &Request) -> Result<(), ApiError> {
     let length = request.uri().path_and_query().map_or(0, |address| address.as_str().len());
     if length > MAX_URI_BYTES {
         return Err(ApiError::uri_too_long(MAX_URI_BYTES));

@@ -16,7 +16,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Notify;
 use tower::ServiceExt;
 
-/// Size of a response that fits into no buffer, in bytes.
+/// Size of a response that is larger than all buffers, in bytes.
 const LARGE: usize = 32 << 20;
 
 const FEW: PermitLimits = PermitLimits { total: 6, direct: 4, of_one: 2, of_program: 3 };
@@ -50,14 +50,14 @@ fn one_caller_takes_at_most_its_share() {
     assert_eq!(held.len(), FEW.of_one);
     let refused = permits.admit(source("jane", true)).unwrap_err();
     assert_eq!(refused.code(), StatusCode::TOO_MANY_REQUESTS);
-    assert!(permits.admit(source("jane", false)).is_err(), "it is the same person who connects directly");
+    assert!(permits.admit(source("jane", false)).is_err(), "a direct connection uses the same share");
     assert!(permits.admit(source("john", true)).is_ok());
     held.pop();
     assert!(permits.admit(source("jane", true)).is_ok());
 }
 
 #[test]
-fn the_service_accounts_of_a_namespace_share() {
+fn the_service_accounts_of_a_namespace_share_a_limit() {
     let permits = Permits::new(FEW, "requests");
     let held = admitted(&permits, "system:serviceaccount:apps:one", true);
     assert_eq!(held.len(), FEW.of_program);
@@ -86,7 +86,7 @@ fn a_share_can_be_held_for_longer_than_the_permit() {
     assert!(permits.admit(source("jane", true)).is_ok());
 }
 
-/// A limiter with few permits and a router behind it. Handlers wait for the notification.
+/// A router with a limiter that has few permits. The handlers of `/` wait for the notification.
 fn limited_router(
     source_of: fn(&Request) -> Result<RequestSource, ApiError>,
 ) -> (Router, Arc<RequestLimiter>, Arc<Notify>) {
@@ -176,10 +176,10 @@ async fn work_that_times_out_is_answered_and_keeps_its_permit() {
         tokio::task::yield_now().await;
     }
     assert_eq!(status(&router, request("GET", "/", "jane", Body::empty())).await, 503);
-    assert_eq!(limiter.permits.total.available_permits(), FEW.total, "a read ends with its answer");
+    assert_eq!(limiter.permits.total.available_permits(), FEW.total, "a GET is cancelled when it times out");
 }
 
-/// A request from a network of a site of its own.
+/// Opens a connection from a network in its own site.
 fn connect(table: &Arc<ConnectionTable>, site: u8) -> OpenConnection {
     table.admit([192, 0, site, 1].into()).unwrap()
 }
@@ -200,7 +200,7 @@ async fn networks_are_limited_except_that_of_kube_apiserver() {
     let table = ConnectionTable::new(LIMITS, Metrics::default().connections_shed);
     let (api_server, one, two, three) =
         (connect(&table, 1), connect(&table, 2), connect(&table, 3), connect(&table, 4));
-    // Proven by another connection than the one with the TokenReviews.
+    // Proven on a connection other than the one with the TokenReviews.
     let proven = connect(&table, 1);
     proven.connection().mark(Trust::ApiServer);
     let mut held = Vec::new();
@@ -221,7 +221,7 @@ async fn networks_are_limited_except_that_of_kube_apiserver() {
 }
 
 #[tokio::test]
-async fn the_networks_of_a_site_share() {
+async fn the_networks_of_a_site_share_a_limit() {
     let (router, limiter, go_on) = limited_router(RequestSource::of_network);
     let table = ConnectionTable::new(LIMITS, Metrics::default().connections_shed);
     let of_site = |last: u16| std::net::Ipv6Addr::new(0x2001, 0xdb8, 0, last, 0, 0, 0, 1).into();

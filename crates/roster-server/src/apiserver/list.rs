@@ -31,7 +31,7 @@ use super::revision::reached;
 use super::state::DirectoryApi;
 use super::status::ApiError;
 
-/// Most objects per chunk of the response.
+/// Maximum number of objects per chunk of the response.
 const CHUNK: usize = 128;
 
 /// A chunk of at least this many bytes gets no further object. Shorter lists are a single chunk, so that the compressor
@@ -41,7 +41,8 @@ const CHUNK_BYTES: usize = 128 * 1024;
 /// Typical size of the members joined to an object, in bytes.
 const JOINED_BYTES: usize = 256;
 
-/// Longest time that a response holds its permit. Slower callers can read on, but keep holding their own share.
+/// Maximum time that a response holds its permit. Slower callers can continue to read, but their own share stays in
+/// use.
 const MAX_ANSWER_TIME: Duration = Duration::from_secs(30);
 
 /// Answers a list request.
@@ -74,8 +75,8 @@ pub async fn list(
     Ok(respond(renderer, head, selection.records, Arc::clone(&api.informers), permit))
 }
 
-/// Selects records, in place if that takes less time than starting a thread. The work holds the permit, so a client
-/// that disconnects does not free it early.
+/// Selects records, on this thread if that takes less time than handing the work to another one. The work holds the
+/// permit, so a client that disconnects does not free it early.
 async fn select(
     table: &Arc<Table>,
     query: &Query,
@@ -168,11 +169,11 @@ fn describe(
 ) -> (ListMeta, Counts) {
     let total = selection.total as u64;
     let end = position.offset.saturating_add(selection.records.len() as u64);
-    let goes_on = end < total && !selection.records.is_empty();
+    let has_more = end < total && !selection.records.is_empty();
     let metadata = ListMeta {
         resource_version: Some(position.revisions.until.to_string()),
-        continue_: goes_on.then(|| api.tokens.write(id, Position { offset: end, ..position })),
-        remaining_item_count: i64::try_from(total - end.min(total)).ok().filter(|_| goes_on),
+        continue_: has_more.then(|| api.tokens.write(id, Position { offset: end, ..position })),
+        remaining_item_count: i64::try_from(total - end.min(total)).ok().filter(|_| has_more),
         ..ListMeta::default()
     };
     let limit = params.limit.map(|limit| limit as u64);
@@ -190,9 +191,9 @@ fn next_chunk(records: &[Arc<Record>], from: usize) -> &[Arc<Record>] {
     let rest = &records[from..];
     let mut bytes = 0;
     let fits = |record: &&Arc<Record>| {
-        let is_room = bytes < CHUNK_BYTES;
+        let has_space = bytes < CHUNK_BYTES;
         bytes += record.json().len() + JOINED_BYTES;
-        is_room
+        has_space
     };
     let count = rest.iter().take(CHUNK).take_while(fits).count();
     &rest[..count]
@@ -206,7 +207,7 @@ fn respond(
     informers: Arc<Informers>,
     permit: RequestPermit,
 ) -> Response {
-    // Returns where to continue.
+    // Writes the next chunk, and returns the index at which to continue.
     let write = move |from: usize, records: &[Arc<Record>], out: &mut Vec<u8>| {
         let (part, now) = (next_chunk(records, from), Timestamp::now());
         out.reserve(part.iter().map(|record| record.json().len() + JOINED_BYTES).sum());
@@ -227,7 +228,7 @@ fn respond(
     let body = if next == records.len() {
         Body::from(first)
     } else {
-        let held = lend(permit, MAX_ANSWER_TIME);
+        let held = hold_permit(permit, MAX_ANSWER_TIME);
         let rest = stream::unfold((next, records, write, held), |(from, records, write, held)| async move {
             if from >= records.len() {
                 return None;
@@ -245,8 +246,8 @@ fn respond(
     ([(header::CONTENT_TYPE, "application/json")], body).into_response()
 }
 
-/// Holds a permit until the guard is dropped, or for `max_duration`.
-fn lend(permit: RequestPermit, max_duration: Duration) -> DropGuard {
+/// Holds a permit until the guard is dropped, but at most for `max_duration`.
+fn hold_permit(permit: RequestPermit, max_duration: Duration) -> DropGuard {
     let done = CancellationToken::new();
     let returned = done.clone();
     tokio::spawn(async move {

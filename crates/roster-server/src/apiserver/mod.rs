@@ -28,6 +28,7 @@ pub mod limits;
 pub mod list;
 pub mod negotiate;
 mod object;
+mod open_credential;
 pub mod openapi;
 pub mod pages;
 pub mod params;

@@ -17,7 +17,7 @@ pub enum Form {
     Table,
 }
 
-/// Most media types considered. Clients send three or four.
+/// Maximum number of media types considered. Clients send three or four.
 const MAX_TYPES: usize = 32;
 
 impl<S: Sync> FromRequestParts<S> for Form {

@@ -1,4 +1,4 @@
-//! Responses that are not about a custom resource.
+//! Responses with objects that are not Users or Groups of the directory.
 
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
@@ -46,7 +46,7 @@ pub(super) fn created(kind: &str, target: Option<&Target>, spec: &impl Serialize
     (StatusCode::CREATED, [("cache-control", "no-store")], axum::Json(answer)).into_response()
 }
 
-/// Returns the response to a successful deletion. `what` was deleted, and belonged to the target.
+/// Returns the response to a successful deletion of `what`, which belonged to the target.
 pub(super) fn deleted(what: &str, target: &Target) -> Response {
     let Target { name, username, uid, .. } = target;
     let mut status = json!(Status::success());
@@ -58,6 +58,7 @@ pub(super) fn deleted(what: &str, target: &Target) -> Response {
     axum::Json(status).into_response()
 }
 
-pub(super) fn api_invalid(field: &str, message: &str) -> ApiError {
+/// 422: a field of a login is invalid.
+pub(super) fn invalid_login(field: &str, message: &str) -> ApiError {
     ApiError::invalid(About { resource: "logins", name: "" }, field, message)
 }

@@ -26,8 +26,8 @@ use super::discovery::Document;
 use names::{JSON, group_version_kind, name};
 use paths::Shared;
 
-/// `GET /openapi/v2`: without paths, which only version 3 has. Without this document, kube-apiserver logs errors all
-/// the time.
+/// `GET /openapi/v2`: without paths, which only version 3 has. Without this document, kube-apiserver keeps logging
+/// errors.
 pub async fn v2(headers: HeaderMap) -> Response {
     static V2: LazyLock<Document> = LazyLock::new(|| {
         let document = json!({"swagger": "2.0", "info": info(), "paths": {}, "definitions": {}});
@@ -123,7 +123,7 @@ fn credentials(schemas: &mut Schemas) {
     schemas.object("APIKey", "A key that authenticates as its user until it expires or is revoked.", |generator| {
         vec![("spec", reference::<ApiKeySpec>(generator)), ("status", reference::<ApiKeyStatus>(generator))]
     });
-    schemas.object("TOTPEnrollment", "The second factor of a user: to enrol, confirm or remove it.", |generator| {
+    schemas.object("TOTPEnrollment", "The second factor of a user: to enroll, confirm or remove it.", |generator| {
         let status = reference::<TotpEnrollmentStatus>(generator);
         vec![("spec", reference::<TotpEnrollmentSpec>(generator)), ("status", status)]
     });
@@ -149,7 +149,7 @@ fn plain_types(schema: &mut Value) {
                         let kind = kind.clone();
                         members.insert("type".to_owned(), kind);
                     }
-                    // Integer or string, as x-kubernetes-int-or-string says.
+                    // Integer or string: x-kubernetes-int-or-string says so.
                     _ => drop(members.remove("type")),
                 }
             }
@@ -204,7 +204,7 @@ impl Schemas {
     }
 }
 
-/// A text that is always the same. Version 3.0 has no `const`.
+/// Returns the schema of a constant string. Version 3.0 has no `const`.
 fn constant(text: &str) -> Value {
     json!({"type": "string", "enum": [text], "description": text})
 }

@@ -20,16 +20,16 @@ use sha2::{Digest, Sha256};
 use super::identity::Caller;
 use super::status::ApiError;
 
-/// Longest pause between two pages. etcd keeps a revision for as long by default.
+/// Maximum pause between two pages. etcd keeps a revision for as long by default.
 const CACHE_TTL: Duration = Duration::from_secs(300);
 
-/// Most revisions cached, for all resources together. Each holds what has changed since.
+/// Maximum number of cached revisions, for all resources together. Each holds the records that have changed since.
 const MAX_REVISIONS: u64 = 64;
 
-/// Most lists whose first page is cached.
+/// Maximum number of lists whose first page is cached.
 const MAX_LISTS: u64 = 10_000;
 
-/// Age from which an unchanged entry is written again: writing to the cache is far slower than reading.
+/// Age after which an unchanged entry is written again: writing to the cache is far slower than reading.
 const REWRITE_INTERVAL: Duration = Duration::from_secs(10);
 
 const PURPOSE: &str = "roster continue token v1";
@@ -68,7 +68,7 @@ pub fn list_id(resource: &str, written: &str) -> ListId {
 pub struct ContinueTokens(Arc<ArcSwap<Authorities>>);
 
 impl ContinueTokens {
-    /// Uses keys from these authorities, which all replicas share.
+    /// Creates an instance with keys from these authorities, which all replicas share.
     pub fn new(authorities: Arc<ArcSwap<Authorities>>) -> Self {
         Self(authorities)
     }

@@ -11,7 +11,7 @@ use roster_core::directory::index::record::NAME;
 
 use super::status::ApiError;
 
-/// Longest query string, in bytes.
+/// Maximum length of a query string, in bytes.
 pub const MAX_QUERY_BYTES: usize = 16 * 1024;
 
 /// Parameters of every Kubernetes list, and those of Roster's query language. `shardSelector` (KEP-5866) is ignored, as
@@ -53,7 +53,7 @@ pub struct ListParams {
     pub query: Query,
     /// The query as written, to check that a continue token belongs to it.
     pub written: String,
-    /// Most items per page.
+    /// Maximum number of items per page.
     pub limit: Option<usize>,
     /// Page number, from 1.
     pub page: Option<usize>,
@@ -73,7 +73,8 @@ pub struct ListParams {
     pub timeout_seconds: Option<u64>,
     /// What is included with each table row.
     pub include_object: IncludeObject,
-    /// What to call the selected object, if not by its name. See [`Renderer::alias`](super::render::Renderer::alias).
+    /// Name to return for the selected object instead of its own. See
+    /// [`Renderer::alias`](super::render::Renderer::alias).
     pub alias: Option<String>,
 }
 
@@ -81,7 +82,7 @@ impl ListParams {
     /// Parses a query string.
     ///
     /// # Errors
-    /// 400 for any parameter or value that has no meaning. Nothing is ignored silently.
+    /// 400 for any unknown parameter or invalid value.
     pub fn read(fields: &[Field], query: &str) -> Result<Self, ApiError> {
         let pairs = pairs(query)?;
         let mut params = Self::default();
@@ -96,13 +97,13 @@ impl ListParams {
             if is_repeated && !matches!(key.as_str(), "filterBy" | "sortBy") {
                 return Err(ApiError::bad_parameter(key, "must not be given more than once"));
             }
-            params.take(fields, key, value)?;
+            params.set(fields, key, value)?;
         }
         params.check()?;
         Ok(params)
     }
 
-    fn take(&mut self, fields: &[Field], key: &str, value: &str) -> Result<(), ApiError> {
+    fn set(&mut self, fields: &[Field], key: &str, value: &str) -> Result<(), ApiError> {
         match key {
             "filterBy" => self.query.filter_by(fields, value)?,
             "fieldSelector" => self.query.field_selector(fields, value)?,
@@ -165,7 +166,7 @@ impl ListParams {
                 ("sortBy", !self.query.sort.is_empty()),
                 ("resourceVersionMatch", self.is_exact),
             ];
-            if let Some((key, _)) = not_for_watches.iter().find(|(_, is_there)| *is_there) {
+            if let Some((key, _)) = not_for_watches.iter().find(|(_, is_set)| *is_set) {
                 return Err(ApiError::bad_parameter(key, "is not supported for a watch"));
             }
         } else if self.send_initial_events.is_some() {
@@ -189,7 +190,7 @@ impl ListParams {
     }
 
     /// Returns whether the request looks like that of a client that keeps a copy of the objects, such as an informer or
-    /// `kubectl wait`: it takes a list of any age, or wants bookmarks in a watch.
+    /// `kubectl wait`: it accepts a list of any age, or asks for bookmarks in a watch.
     pub fn is_for_cache(&self) -> bool {
         if self.is_watch { self.allow_bookmarks } else { self.resource_version == Some(0) }
     }
@@ -202,7 +203,7 @@ pub struct SelectedName {
     pub condition: usize,
     /// The name, folded.
     pub text: String,
-    /// Whether a field selector selects it, and not a filter.
+    /// Whether a field selector selects it rather than a filter.
     pub is_selector: bool,
 }
 
@@ -248,7 +249,7 @@ where
     parsed.ok_or_else(|| ApiError::bad_parameter(key, &format!("{value:?} must be a whole number of at least {least}")))
 }
 
-/// Parses a flag as Go does.
+/// Parses a boolean like `strconv.ParseBool` in Go. An empty value means true, as in kube-apiserver.
 ///
 /// # Errors
 /// 400 for any other value.

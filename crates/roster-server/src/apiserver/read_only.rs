@@ -1,4 +1,4 @@
-//! Responses to writes of what the directory only shows: where to write instead.
+//! Responses to writes of objects that are read-only in the directory. They say where to write instead.
 
 use axum::extract::Request;
 use axum::http::Method;
@@ -14,7 +14,7 @@ pub(super) async fn method_not_allowed(request: Request) -> ApiError {
     ApiError::method_not_allowed(instead(request.method(), request.uri().path()))
 }
 
-/// 405 for a patch of another user's record. The caller may know its name.
+/// 405 for a patch of another user. The message contains `name`, so the caller must be allowed to know it.
 pub(super) fn patch_of_another(name: &str) -> ApiError {
     let what = format!("only users/{SELF} can be patched here");
     ApiError::method_not_allowed(format!("{what}; {}", write(&Method::PATCH, "users", name)))
@@ -42,7 +42,8 @@ fn instead(method: &Method, path: &str) -> String {
     format!("{what}; {}", write(method, resource, &key))
 }
 
-/// Says how to write the object itself. Whether one exists is not looked up: the caller may not know.
+/// Returns how to write the object itself. Does not look up whether it exists, because the caller may not be allowed to
+/// know.
 fn write(method: &Method, resource: &str, key: &str) -> String {
     let verb = match *method {
         Method::DELETE => "delete",

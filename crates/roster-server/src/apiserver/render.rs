@@ -21,7 +21,7 @@ const META: &str = "meta.k8s.io/v1";
 /// Counts of a list, in its metadata. An extension to Kubernetes lists.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Counts {
-    /// Most objects per page.
+    /// Maximum number of objects per page.
     pub limit: Option<u64>,
     /// Page number, from 1.
     pub page: Option<u64>,
@@ -61,8 +61,9 @@ pub struct Renderer {
     pub include: IncludeObject,
     /// Name of the User that the caller is, if any.
     pub current: Option<String>,
-    /// What to write as `metadata.name` of the only object, which was selected by another key than its name. A client
-    /// that keeps a copy, such as `kubectl wait`, looks it up by what it selected. Tables show the name all the same.
+    /// Value of `metadata.name` of the only object, if it was selected by a key other than its name. A client that
+    /// keeps a copy, such as `kubectl wait`, looks the object up by the key that it selected. Tables always show the
+    /// name.
     pub alias: Option<String>,
 }
 

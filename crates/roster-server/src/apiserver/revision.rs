@@ -8,7 +8,7 @@ use roster_runtime::informers::catalogue::Catalogue;
 
 use super::status::ApiError;
 
-/// Longest wait for a revision that this replica has not seen yet, as in kube-apiserver.
+/// Maximum wait for a revision that this replica has not seen yet, as in kube-apiserver.
 const TIMEOUT: Duration = Duration::from_secs(3);
 
 /// Runs blocking work on a separate thread.

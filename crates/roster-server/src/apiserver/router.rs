@@ -72,13 +72,13 @@ pub fn router(parts: DirectoryApiParts, health: Arc<Health>) -> Router {
         .route(&at("/groups/{name}/members/{user}"), get(groups::member))
         .route(&at("/roleassignments"), get(assignments::list))
         .layer(middleware::from_fn_with_state(ResourceMiddleware::new(&informers), enter));
-    // Open to everyone: these requests carry the credentials to verify.
+    // Open to all callers: these requests carry the credentials to verify.
     let attempts = Router::new().route(&format!("{base}/logins"), post(logins::login));
     let token_reviews = Router::new().route(bearers::TOKEN_REVIEW_PATH, post(bearers::review));
     let open = attempts
         .layer(limits(RequestLimiter::for_logins()))
         .merge(token_reviews.layer(limits(RequestLimiter::for_token_reviews())))
-        .layer(middleware::from_fn_with_state(informers, informed))
+        .layer(middleware::from_fn_with_state(informers, require_sync))
         .route("/.well-known/openid-configuration", get(bearers::configuration))
         .route(JWKS_PATH, get(bearers::jwks));
     let documents = Router::new()
@@ -126,7 +126,7 @@ fn probes(health: Arc<Health>) -> Router {
 }
 
 /// Returns 503 until every informer has synced: a partial list would be a wrong answer.
-async fn informed(State(informers): State<Arc<Informers>>, request: Request, next: Next) -> Response {
+async fn require_sync(State(informers): State<Arc<Informers>>, request: Request, next: Next) -> Response {
     if informers.is_synced() {
         return next.run(request).await;
     }

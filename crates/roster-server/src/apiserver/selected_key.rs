@@ -1,4 +1,4 @@
-//! Detects that the key by which a watch selects a User stands for another User.
+//! Detects that the key by which a watch selects a User has come to stand for another User.
 
 use std::collections::BTreeMap;
 
@@ -26,7 +26,8 @@ impl SelectedKey {
         &self.key
     }
 
-    /// Returns whether the key stands for other Users now. The deletion of a User does not count: watchers get an event.
+    /// Returns whether the key stands for other Users now. The deletion of a User does not count: watchers get an
+    /// event.
     pub fn has_moved(&self, api: &DirectoryApi, caller: &Caller) -> bool {
         let now = users(api, caller, &self.key);
         if now.is_empty() {
@@ -40,6 +41,6 @@ impl SelectedKey {
 
 fn users(api: &DirectoryApi, caller: &Caller, key: &str) -> BTreeMap<String, String> {
     let directory = api.informers.directory();
-    let names = keyed(&directory, caller, key).into_iter().filter(|name| name != key);
+    let names = keyed(api, &directory, caller, key).into_iter().filter(|name| name != key);
     names.filter_map(|name| directory.user(&name).map(|user| user.uid.clone()).map(|uid| (name, uid))).collect()
 }

@@ -8,6 +8,7 @@ use axum::extract::State;
 use jiff::Timestamp;
 use kube::Client;
 use roster_core::directory::Directory;
+use roster_core::directory::callers::CallerIdentity;
 use roster_runtime::informers::Informers;
 use roster_runtime::logins::Logins;
 use roster_runtime::metrics::Metrics;
@@ -24,13 +25,13 @@ use super::status::ApiError;
 use super::undoing::UndoLimiter;
 use crate::admission::guard::Guard;
 
-/// Login attempts in flight from one source, so that one source cannot take all permits.
+/// Maximum number of login attempts in flight from one source, so that one source cannot take all permits.
 const MAX_LOGINS_OF_A_SOURCE: usize = 32;
 
-/// Login attempts in flight from all sources of one site.
+/// Maximum number of login attempts in flight from all sources of one site.
 const MAX_LOGINS_OF_A_SITE: usize = 192;
 
-/// Longest user key, in bytes. An email address has at most 254 characters.
+/// Maximum length of a user key, in bytes. An email address has at most 254 characters.
 const MAX_KEY_BYTES: usize = 320;
 
 /// Dependencies of the aggregated API.
@@ -39,7 +40,7 @@ pub struct DirectoryApiParts {
     pub informers: Arc<Informers>,
     /// Client for kube-apiserver.
     pub client: Client,
-    /// Recognises the aggregator.
+    /// Recognizes the aggregator.
     pub front_proxy: Arc<FrontProxy>,
     /// Signing keys of continue tokens.
     pub authorities: Arc<ArcSwap<Authorities>>,
@@ -65,7 +66,7 @@ pub struct DirectoryApi {
     pub tokens: ContinueTokens,
     /// Revisions that lists are being read at.
     pub snapshots: SnapshotCache,
-    /// Recognises the aggregator.
+    /// Recognizes the aggregator.
     pub front_proxy: Arc<FrontProxy>,
     /// Verifies login attempts.
     pub logins: Arc<Logins>,
@@ -79,7 +80,7 @@ pub struct DirectoryApi {
     pub attempts: NetworkShares,
     /// Permits for watches.
     pub watches: Permits,
-    /// Slots for undoing changes.
+    /// Limits how many lists undo changes at the same time.
     pub undoing: UndoLimiter,
 }
 
@@ -95,7 +96,7 @@ pub struct Permission {
 }
 
 impl DirectoryApi {
-    /// State of a newly started replica.
+    /// Creates the state of a newly started replica.
     pub fn new(parts: DirectoryApiParts) -> Self {
         let DirectoryApiParts { informers, client, front_proxy, authorities, logins, guard, metrics, shutdown } = parts;
         Self {
@@ -136,9 +137,9 @@ impl DirectoryApi {
         self.authorizer.check(caller, verb, resource, name, asked).await
     }
 
-    /// Returns whether the caller is a User that is inactive or deleted.
+    /// Returns whether the caller is a User that is inactive, deleted, or renamed since the login.
     pub fn is_inactive(&self, caller: &Caller) -> bool {
-        self.informers.is_inactive(&caller.username, &caller.uid)
+        self.informers.is_inactive(caller.presented(&self.informers))
     }
 
     /// Returns whether the User of that name is active now.
@@ -146,20 +147,17 @@ impl DirectoryApi {
         self.informers.directory().user(name).is_some_and(|person| person.is_active(Timestamp::now()))
     }
 
-    /// Returns the User that the caller is. If the caller has a UID, it must match: a new User may have a deleted one's
-    /// username.
+    /// Returns the User that the caller is: by its UID if it has one, and otherwise by its username.
     pub fn user_of(&self, caller: &Caller) -> Option<String> {
-        Self::user_in(&self.informers.directory(), caller)
+        self.user_in(&self.informers.directory(), caller)
     }
 
-    /// Same as [`Self::user_of`], in a directory that the caller has locked already.
-    pub fn user_in(directory: &Directory, caller: &Caller) -> Option<String> {
-        let mut holders = directory.users_with_username(&caller.username);
-        let is_caller = |name: &&str| {
-            let person = directory.user(name);
-            person.is_some_and(|person| person.holds_username() && (caller.uid.is_empty() || caller.uid == person.uid))
-        };
-        holders.find(is_caller).map(str::to_owned)
+    /// Same as [`Self::user_of`], for code that has already locked the directory.
+    pub fn user_in(&self, directory: &Directory, caller: &Caller) -> Option<String> {
+        match directory.identify(caller.presented(&self.informers)) {
+            CallerIdentity::User(name) => Some(name.to_owned()),
+            CallerIdentity::Renamed(_) | CallerIdentity::Deleted | CallerIdentity::Other => None,
+        }
     }
 }
 

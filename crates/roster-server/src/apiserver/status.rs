@@ -159,7 +159,7 @@ impl ApiError {
         Self::new(429, "TooManyRequests", message).retry_after(1)
     }
 
-    /// 500. The message says what was attempted, never with which values.
+    /// 500: internal error. The message says which operation failed, and contains no values.
     pub fn internal(message: impl Into<String>) -> Self {
         Self::new(500, "InternalError", message.into())
     }
@@ -169,7 +169,7 @@ impl ApiError {
         Self::new(503, "ServiceUnavailable", message.into()).retry_after(1)
     }
 
-    /// 504: this replica has not seen the revision yet. Clients recognise it by the cause.
+    /// 504: this replica has not seen the revision yet. Clients recognize it by the cause.
     pub fn too_large_resource_version(asked: u64, known: u64) -> Self {
         let message = format!("Too large resource version: {asked}, current: {known}");
         Self::new(504, "Timeout", message)

@@ -8,6 +8,7 @@ use axum::http::{Method, StatusCode};
 use futures::future::join_all;
 use roster_api::credentials::UserReference;
 use roster_core::directory::Directory;
+use roster_core::directory::compact_user::CompactUser;
 
 use super::identity::Caller;
 use super::state::DirectoryApi;
@@ -49,6 +50,16 @@ impl Target {
         About { resource: &self.resource, name: &self.asked }
     }
 
+    /// Returns the User in the directory. Since the request was authorized, the User may have been deleted, and another one
+    /// may have got its name.
+    ///
+    /// # Errors
+    /// 404 if it no longer exists.
+    pub fn find_in<'a>(&self, directory: &'a Directory) -> Result<&'a CompactUser, ApiError> {
+        let person = directory.user(&self.name).filter(|person| person.uid == self.uid);
+        person.ok_or_else(|| ApiError::not_found(About { resource: "users", name: &self.asked }))
+    }
+
     /// Returns how responses name the User.
     pub fn reference(&self) -> UserReference {
         UserReference { name: self.name.clone(), username: self.username.clone(), uid: self.uid.clone() }
@@ -73,7 +84,7 @@ impl FromRequestParts<Arc<DirectoryApi>> for Target {
         let params = params.map_err(|_| ApiError::bad_request("the path is not UTF-8"))?;
         let key = params.iter().find(|(name, _)| *name == KEY);
         let (_, key) = key.ok_or_else(|| ApiError::internal("the path names no user"))?;
-        authorised(api, &caller, key, verb, &resource).await
+        authorized(api, &caller, key, verb, &resource).await
     }
 }
 
@@ -89,15 +100,15 @@ fn resource_of(path: &str) -> String {
 /// User exists.
 ///
 /// # Errors
-/// As [`find_authorised`]; 404 only for authorized callers.
-pub(super) async fn authorised(
+/// As [`find_authorized`]; 404 only for authorized callers.
+pub(super) async fn authorized(
     api: &DirectoryApi,
     caller: &Arc<Caller>,
     key: &str,
     verb: &'static str,
     resource: &str,
 ) -> Result<Target, ApiError> {
-    let found = find_authorised(api, caller, key, verb, resource).await?;
+    let found = find_authorized(api, caller, key, verb, resource).await?;
     found.ok_or_else(|| ApiError::not_found(About { resource: "users", name: key }))
 }
 
@@ -106,7 +117,7 @@ pub(super) async fn authorised(
 ///
 /// # Errors
 /// 401, 403 or 503 from [`DirectoryApi::admit`]; 409 if the key stands for several Users.
-pub(super) async fn find_authorised(
+pub(super) async fn find_authorized(
     api: &DirectoryApi,
     caller: &Arc<Caller>,
     key: &str,
@@ -121,16 +132,16 @@ pub(super) async fn find_authorised(
             let (asked, resource) = (key.to_owned(), resource.to_owned());
             Some(Target { name, uid, username, asked, resource, caller: Arc::clone(caller) })
         };
-        keyed(&directory, caller, key).into_iter().filter_map(target).collect()
+        keyed(api, &directory, caller, key).into_iter().filter_map(target).collect()
     };
-    // Access by `~` is authorized for the name `~`, and nobody else can be addressed by it.
+    // Access by `~` is authorized for the name `~`, which can refer only to the caller.
     let name_of = |target: &Target| if key == SELF { SELF.to_owned() } else { target.name.clone() };
     if found.len() < 2 {
         let name = found.first().map_or_else(|| key.to_owned(), name_of);
         api.admit(caller, verb, resource, &name, key).await?;
         return Ok(found.pop());
     }
-    // At the same time, so that the response takes no longer than for one User.
+    // Checked concurrently, so that the response takes no longer than for one User.
     let answers = join_all(found.iter().map(|target| api.admit(caller, verb, resource, &target.name, key))).await;
     let (mut open, mut refusal) = (Vec::new(), None);
     for (target, answer) in found.into_iter().zip(answers) {
@@ -148,9 +159,9 @@ pub(super) async fn find_authorised(
 }
 
 /// Returns the names of the Users that a key stands for.
-pub(super) fn keyed(directory: &Directory, caller: &Caller, key: &str) -> Vec<String> {
+pub(super) fn keyed(api: &DirectoryApi, directory: &Directory, caller: &Caller, key: &str) -> Vec<String> {
     if key == SELF {
-        return DirectoryApi::user_in(directory, caller).into_iter().collect();
+        return api.user_in(directory, caller).into_iter().collect();
     }
     directory.users_by_key(key).into_iter().map(str::to_owned).collect()
 }

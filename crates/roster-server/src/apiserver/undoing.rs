@@ -8,14 +8,14 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use super::limits::{PermitHolder, RequestPermit};
 use super::status::ApiError;
 
-/// Most lists that undo changes at the same time.
+/// Maximum number of lists that undo changes at the same time.
 const MAX_UNDOING: usize = 2;
 
-/// Most requests that wait for a slot. Each holds its permit, so without a limit, callers that list past revisions
-/// could take the permits of all other requests.
+/// Maximum number of requests that wait for a slot. Each holds its permit, so without a limit, callers that list past
+/// revisions could take the permits of all other requests.
 const MAX_WAITING: usize = 16;
 
-/// Limits how many lists undo changes: a few at a time, one of each caller.
+/// Limits how many lists undo changes: a few at a time, and one per caller.
 pub struct UndoLimiter {
     slots: Arc<Semaphore>,
     waiting: Semaphore,
@@ -78,7 +78,7 @@ mod tests {
         let _john = acquire("john").await.unwrap();
         let mut joe = Box::pin(acquire("joe"));
         assert!(futures::poll!(&mut joe).is_pending());
-        assert_eq!(acquire("joe").await.map(drop).unwrap_err().code(), 429, "it waits already");
+        assert_eq!(acquire("joe").await.map(drop).unwrap_err().code(), 429, "another request of joe already waits");
         drop(jane);
         assert!(joe.await.is_ok());
         assert!(acquire("jane").await.is_ok());
@@ -99,7 +99,7 @@ mod tests {
         }
         drop(waiting.pop());
         let mut next = Box::pin(acquire(user(2)));
-        assert!(futures::poll!(&mut next).is_pending(), "a request that goes away frees its place");
+        assert!(futures::poll!(&mut next).is_pending(), "a dropped request no longer waits");
         drop(held);
         assert!(waiting.remove(0).await.is_ok());
         assert!(waiting.remove(0).await.is_ok());

@@ -19,8 +19,10 @@ use roster_runtime::informers::catalogue::Catalogue;
 use serde_json::json;
 use tokio::time::{Instant, sleep_until};
 
+use super::authenticate::RequestCredential;
 use super::identity::Caller;
 use super::limits::{HoldsOwnPermit, RequestPermit};
+use super::open_credential::OpenCredential;
 use super::params::ListParams;
 use super::render::Renderer;
 use super::revision::{blocking, expired, reached};
@@ -31,7 +33,7 @@ use super::status::ApiError;
 /// Time between two bookmarks.
 const BOOKMARK_INTERVAL: Duration = Duration::from_secs(60);
 
-/// Time between two checks that the caller is still active.
+/// Time between two checks that the caller is still active, and that nothing has changed about its credential.
 const ACTIVITY_CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Time between two authorization checks.
@@ -40,7 +42,7 @@ const AUTHORIZATION_INTERVAL: Duration = Duration::from_secs(60);
 /// Duration of a watch without `timeoutSeconds`.
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(1800);
 
-/// Most events per chunk.
+/// Maximum number of events per chunk.
 const CHUNK: usize = 128;
 
 /// Response extension that disables compression.
@@ -51,7 +53,7 @@ struct Watcher {
     renderer: Renderer,
     query: Query,
     api: Arc<DirectoryApi>,
-    caller: Arc<Caller>,
+    credential: OpenCredential,
     /// The permission that the caller was admitted with.
     permission: Permission,
     /// The key that the query selects a User by.
@@ -72,12 +74,9 @@ struct Watcher {
 }
 
 enum Stage {
-    /// Sends the existing objects first.
-    Initial {
-        records: Vec<Arc<Record>>,
-        next: usize,
-        bookmark: bool,
-    },
+    /// The existing objects are being sent.
+    Initial { records: Vec<Arc<Record>>, next: usize, bookmark: bool },
+    /// Changes are sent as they occur.
     Following,
     /// A final event, such as an error, has been sent.
     Ended,
@@ -89,7 +88,7 @@ enum Stage {
 /// 504 for a revision that this replica has not seen.
 pub async fn watch(
     api: &Arc<DirectoryApi>,
-    caller: &Arc<Caller>,
+    (caller, credential): (&Arc<Caller>, RequestCredential),
     (permission, key): (Permission, Option<SelectedKey>),
     params: ListParams,
     renderer: Renderer,
@@ -103,7 +102,7 @@ pub async fn watch(
     let view = if initial { reached(&catalogue, asked).await? } else { catalogue.view() };
     let (stage, permit) = if initial {
         let (table, query) = (Arc::clone(&view.table), params.query.clone());
-        // With the permit: a client that disconnects does not free it before the work ends.
+        // The work holds the permit, so a client that disconnects does not free it early.
         let (selected, permit) = blocking(move || (table.select(&query, 0, None), permit)).await?;
         let bookmark = params.send_initial_events == Some(true) && params.allow_bookmarks;
         (Stage::Initial { records: selected.records, next: 0, bookmark }, permit)
@@ -114,7 +113,7 @@ pub async fn watch(
     let now = Instant::now();
     let watcher = Watcher {
         api: Arc::clone(api),
-        caller: Arc::clone(caller),
+        credential: OpenCredential::new(api, credential, Arc::clone(caller)),
         permission,
         key,
         allow_bookmarks: params.allow_bookmarks,
@@ -147,15 +146,15 @@ impl Watcher {
     /// Returns the next events, or `None` at the end of the watch.
     async fn next(&mut self) -> Option<Vec<u8>> {
         loop {
-            // First, so that these checks also apply to a watcher that always has events to read.
+            // Checked first, so that a watcher that always has events to read is checked, too.
             if matches!(self.stage, Stage::Ended) || self.api.shutdown.is_cancelled() || !self.is_allowed().await {
                 return None;
             }
             if Instant::now() >= self.end {
                 return self.last_bookmark();
             }
-            // Before the changes are read: catalogues learn of a change before the directory does.
-            let has_moved = self.key.as_ref().is_some_and(|key| key.has_moved(&self.api, &self.caller));
+            // Checked before the changes are read, because catalogues learn of a change before the directory does.
+            let has_moved = self.key.as_ref().is_some_and(|key| key.has_moved(&self.api, self.credential.caller()));
             let found = match &self.stage {
                 Stage::Initial { .. } => self.initial(),
                 Stage::Following | Stage::Ended => {
@@ -182,16 +181,20 @@ impl Watcher {
         }
     }
 
-    /// Returns whether the caller is active now, and was authorized at the last check.
+    /// Returns whether the caller is active and its credential valid now, and was authorized at the last check.
     async fn is_allowed(&mut self) -> bool {
-        let now = Instant::now();
+        let (now, before) = (Instant::now(), Arc::clone(self.credential.caller()));
         self.next_activity_check = now + ACTIVITY_CHECK_INTERVAL;
-        if now < self.next_authorization {
-            return !self.api.is_inactive(&self.caller);
+        if self.api.is_inactive(&before) || !self.credential.is_valid(&self.api).await {
+            return false;
+        }
+        let caller = self.credential.caller();
+        if now < self.next_authorization && *caller == before {
+            return true;
         }
         self.next_authorization = now + AUTHORIZATION_INTERVAL;
         let Permission { verb, resource, name } = &self.permission;
-        match self.api.admit(&self.caller, verb, resource, name, name).await {
+        match self.api.admit(caller, verb, resource, name, name).await {
             Ok(()) => true,
             // If kube-apiserver does not respond, the previous answer stays valid.
             Err(error) => error.code() == StatusCode::SERVICE_UNAVAILABLE,
@@ -249,7 +252,7 @@ impl Watcher {
         Some(view.changes_since(self.sent).ok()?.into_iter().take(CHUNK).collect())
     }
 
-    /// Writes the event that a change means to a watcher of this query.
+    /// Writes the event that a change causes for a watcher of this query, if any.
     fn write_change(&self, change: &RecordChange, now: Timestamp, out: &mut Vec<u8>) {
         let fields = self.renderer.resource.fields;
         let answers =

@@ -1,7 +1,6 @@
 //! Index records of users and groups: their fields, and the JSON that responses are built from.
 
 pub mod group;
-mod tracking;
 pub mod user;
 
 use std::collections::BTreeMap;
@@ -12,8 +11,8 @@ use serde::Serialize;
 
 use super::index::field::{Field, fold, number, quantity, time};
 use super::index::record::{Record, RecordBuilder};
+use super::tracking::is_tracking;
 use crate::quota::amount::Amount;
-use tracking::is_tracking;
 
 /// Writes the values of an object, field by field.
 struct Writer {
@@ -27,10 +26,11 @@ impl Writer {
         Self { fields, next: 0, values: RecordBuilder::default() }
     }
 
-    /// Moves to the next field. The name ensures that this and the list of fields do not diverge.
+    /// Moves to the next field. Panics unless it has this name, so that the caller and the list of fields cannot
+    /// diverge.
     fn next(&mut self, name: &str) -> &'static Field {
         let field = &self.fields[self.next];
-        assert_eq!(field.name, name, "fields are written in the order of their list");
+        assert_eq!(field.name, name, "fields must be written in the order of their list");
         self.next += 1;
         field
     }
@@ -62,13 +62,13 @@ impl Writer {
     }
 
     fn finish(self, kind: &str, metadata: &ObjectMeta, spec: &impl Serialize, status: &impl Serialize) -> Record {
-        assert_eq!(self.next, self.fields.len(), "every field is written");
+        assert_eq!(self.next, self.fields.len(), "every field must be written");
         let revision = metadata.resource_version.as_deref().and_then(|version| version.parse().ok()).unwrap_or(0);
-        let shown = shown(metadata);
-        let labels = shown.labels.iter().flatten().map(|(key, value)| format!("{key}={value}"));
+        let visible = visible(metadata);
+        let labels = visible.labels.iter().flatten().map(|(key, value)| format!("{key}={value}"));
         let mut json = format!(r#"{{"apiVersion":"{API_VERSION}","kind":"{kind}","metadata":"#).into_bytes();
         let begin = json.len();
-        append(&mut json, &shown);
+        append(&mut json, &visible);
         let end = json.len();
         json.extend_from_slice(br#","spec":"#);
         append(&mut json, spec);
@@ -80,12 +80,12 @@ impl Writer {
 }
 
 fn append(json: &mut Vec<u8>, value: &impl Serialize) {
-    serde_json::to_writer(json, value).expect("what came as JSON goes as JSON");
+    serde_json::to_writer(json, value).expect("objects that were parsed from JSON serialize to JSON");
 }
 
 /// Returns the metadata that responses contain and label selectors match: without managed fields, owner references, and
-/// what deployment tools track their objects by.
-fn shown(metadata: &ObjectMeta) -> ObjectMeta {
+/// the labels and annotations by which deployment tools track their objects.
+fn visible(metadata: &ObjectMeta) -> ObjectMeta {
     let own = |texts: &BTreeMap<String, String>| -> BTreeMap<String, String> {
         texts.iter().filter(|(key, _)| !is_tracking(key)).map(|(key, text)| (key.clone(), text.clone())).collect()
     };

@@ -16,7 +16,7 @@ const DESIRED_STATES: FieldKind = FieldKind::Choice(&["Active", "Disabled", "Ban
 const LEVELS: FieldKind = FieldKind::Choice(&["Banned", "User", "Admin"]);
 const SECOND_FACTORS: FieldKind = FieldKind::Choice(&["Optional", "Required"]);
 
-/// Prefix of the fields for a user's resource use; the rest is the name in the user's quota.
+/// Prefix of the fields for a user's resource use. The rest of the name is the resource name in the quota.
 const USED: &str = "used.";
 
 /// Fields to filter and sort users by.
@@ -180,7 +180,7 @@ mod tests {
         assert_eq!(metadata, json["metadata"]);
     }
 
-    /// In the object, in its metadata, and in what selectors match.
+    /// From the object, from its metadata, and from what selectors match.
     #[test]
     fn case_c10_tracking_labels_and_annotations_are_left_out() {
         let tracked = user(json!({

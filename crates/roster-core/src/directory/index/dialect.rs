@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!  filterBy      = field "," value *( "," field "," value )     AND across fields, OR across values of one field
-//!  fieldSelector = term *( "," term )    term = path ( "=" / "==" / "!=" ) value    all of them hold
+//!  fieldSelector = term *( "," term )    term = path ( "=" / "==" / "!=" ) value    AND across terms
 //!  value         = [ operator ] text     operator = "lt:" / "lte:" / "gt:" / "gte:" / "neq:" / "in:"
 //!  sortBy        = [ "-" ] field *( "," [ "-" ] field )
 //! ```
@@ -40,7 +40,7 @@ enum TermError {
     DanglingBackslash,
     #[error("unknown operator {0}: (allowed: {OPERATORS}); if the value begins with it, write {0}\\:")]
     UnknownOperator(String),
-    #[error("{0}: compares numbers, times and text with one value; use neq: or in:")]
+    #[error("{0}: works only on fields with a single number, quantity, time or text; use neq: or in:")]
     NotComparable(String),
     #[error("{0}: needs a value")]
     MissingValue(String),
@@ -49,7 +49,9 @@ enum TermError {
     /// Holds the noun of the field's kind.
     #[error("{0} allows no wildcard except * alone, which matches any value")]
     WildcardNotAllowed(&'static str),
-    #[error("{0:?} has a space where no value has one. In a URL, + means a space: write %2B for a plus")]
+    #[error(
+        "{0:?} has a space where values of this field cannot have one. In a URL, + means a space: write %2B for a plus"
+    )]
     MisplacedSpace(String),
     #[error(transparent)]
     Value(#[from] ValueError),
@@ -64,7 +66,7 @@ impl Query {
     /// Adds the conditions of a `filterBy`.
     ///
     /// # Errors
-    /// If it names an unknown field or operator, or a value that the field cannot have.
+    /// If the text names an unknown field or operator, or a value that the field cannot have.
     pub fn filter_by(&mut self, fields: &[Field], text: &str) -> Result<(), InvalidParameter> {
         let invalid = |message| InvalidParameter { parameter: "filterBy", message };
         let parts = split(&unescape(text).map_err(|error| invalid(error.to_string()))?, ',');
@@ -137,7 +139,7 @@ impl Query {
     /// Sets the sort keys of a `sortBy`.
     ///
     /// # Errors
-    /// If it names a field that does not exist, cannot be sorted by, or is repeated.
+    /// If the text names a field that does not exist, cannot be sorted by, or is repeated.
     pub fn sort_by(&mut self, fields: &[Field], text: &str) -> Result<(), InvalidParameter> {
         let invalid = |message| Err(InvalidParameter { parameter: "sortBy", message });
         let sortable = || names(fields.iter().filter(|field| field.is_sortable).map(|field| field.name));
@@ -165,7 +167,7 @@ impl Query {
             .conditions
             .iter()
             .map(|condition| condition.any.len() + condition.none.len() + condition.compare.len());
-        // The values of a label requirement do not count: they are looked up in a set, like those of kube-apiserver.
+        // The values of a label requirement do not count, because they are looked up in a set, as in kube-apiserver.
         if tests.sum::<usize>() + self.labels.len() > MAX_TERMS {
             return Err(InvalidParameter {
                 parameter,
@@ -243,7 +245,8 @@ fn read_value(condition: &mut Condition, field: &Field, value: &[Character]) -> 
     Ok(())
 }
 
-/// Rejects a space that no value of the field has: it comes from a plus that was not encoded in the URL.
+/// Rejects a space where values of the field cannot have one: it probably comes from a plus that was not encoded in the
+/// URL.
 fn check_spaces(field: &Field, value: &[Character]) -> Result<(), TermError> {
     let is_wrong = |(character, is_escaped): &Character| character.is_whitespace() && !is_escaped;
     let first = value.iter().find(|character| **character != ('*', false));

@@ -1,4 +1,4 @@
-//! Fields to filter and sort by, and the encoding of values, in which byte order is value order.
+//! Fields to filter and sort by, and the encoding of their values. Encoded values sort bytewise in value order.
 
 use jiff::Timestamp;
 use unicode_case_mapping::case_folded;
@@ -9,7 +9,7 @@ use crate::quota::amount::Amount;
 /// Type of a field's values.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum FieldKind {
-    /// Text, compared as [`fold`] says.
+    /// Text, compared in its [folded](fold) form.
     Text,
     /// Exactly one of these words, in this sort order.
     Choice(&'static [&'static str]),
@@ -23,7 +23,7 @@ pub enum FieldKind {
     Time,
 }
 
-/// Which part of a value people usually search for.
+/// Which part of a value searches usually specify.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum SearchStyle {
     /// The whole value or its beginning.
@@ -56,7 +56,7 @@ pub struct Field {
     pub has_postings: bool,
     /// Whether `sortBy` accepts the field.
     pub is_sortable: bool,
-    /// Which part of its values people usually search for.
+    /// Which part of its values searches usually specify.
     pub search_style: SearchStyle,
     /// Where its values have spaces.
     pub spaces: Spaces,
@@ -104,16 +104,16 @@ impl Field {
 pub const SEPARATOR: u8 = 0;
 
 /// Returns the text in the form in which it is compared: with simple case folding, in Normalization Form C, and without
-/// the separator. Texts that look the same are equal, whether letters are composed or not and in whatever case.
+/// the separator. Texts that differ only in case, or in whether letters are composed, are equal.
 ///
-/// Claims on usernames and emails do not depend on this: identifiers are ASCII.
+/// Claims on usernames and emails do not depend on this, because identifiers are ASCII.
 pub fn fold(text: &str) -> Vec<u8> {
-    // Most texts.
+    // Fast path for most texts.
     if text.is_ascii() {
         return text.bytes().filter(|byte| *byte != SEPARATOR).map(|byte| byte.to_ascii_lowercase()).collect();
     }
-    // Decomposed first, as the Unicode Standard says of canonical caseless matching (D145): folding a composed letter
-    // may differ from folding its parts.
+    // Decomposed first, as the Unicode Standard defines for canonical caseless matching (D145), because folding a
+    // composed letter may differ from folding its parts.
     let folded = text.nfd().filter(|letter| *letter != char::from(SEPARATOR)).map(fold_letter);
     folded.nfc().collect::<String>().into_bytes()
 }
@@ -122,8 +122,8 @@ fn fold_letter(letter: char) -> char {
     case_folded(letter).and_then(|folded| char::from_u32(folded.get())).unwrap_or(letter)
 }
 
-/// Encodes a number so that byte order is numeric order. It may contain the separator byte: fields of this kind have a
-/// single value.
+/// Encodes a number so that byte order is numeric order. The encoding may contain the separator byte, which is safe
+/// because fields of this kind have a single value.
 pub fn number(value: i64) -> [u8; 8] {
     (value.cast_unsigned() ^ (1 << 63)).to_be_bytes()
 }
@@ -216,7 +216,7 @@ mod tests {
         }
     }
 
-    /// Texts that are the same to people, and others that are not.
+    /// Texts that look the same to people, and texts that do not.
     #[rstest]
     #[case::final_sigma("ΟΔΥΣΣΕΥΣ", "οδυσσευς", true)]
     #[case::lower_sigmas("οδυσσευς", "οδυσσευσ", true)]
@@ -236,7 +236,7 @@ mod tests {
     #[case::georgian("ᲐᲜᲐ", "ანა", true)]
     #[case::marks_count("josé", "jose", false)]
     #[case::dotted("İ", "i", false)]
-    fn case_c8_texts_that_people_take_for_the_same_are_equal(#[case] a: &str, #[case] b: &str, #[case] is_same: bool) {
+    fn case_c8_texts_that_look_the_same_are_equal(#[case] a: &str, #[case] b: &str, #[case] is_same: bool) {
         assert_eq!(fold(a) == fold(b), is_same);
     }
 
@@ -251,7 +251,7 @@ mod tests {
     }
 
     #[test]
-    fn invalid_values_are_named() {
+    fn errors_say_which_values_are_allowed() {
         assert!(
             FieldKind::Choice(&["Active", "Banned"]).read("active").unwrap_err().to_string().contains("Active, Banned")
         );

@@ -1,6 +1,7 @@
 //! Trigram index for finding text anywhere in values.
 //!
-//! A value that contains a text contains all of its trigrams. Few other values do, so few candidates must be compared.
+//! A value that contains a text contains all trigrams of the text. Few other values do, so few candidates must be
+//! compared.
 
 use roaring::RoaringBitmap;
 
@@ -10,7 +11,7 @@ use super::query::{Condition, ValueTest};
 /// Length of a gram in bytes. Shorter texts cannot be found by grams.
 const LENGTH: usize = 3;
 
-/// Maximum number of grams of a text to look up. Each reduces the candidates, and these suffice.
+/// Maximum number of grams of a text that are looked up. Each narrows down the candidates, and this many are enough.
 const MAX_GRAMS: usize = 32;
 
 /// Returns the grams of a value, with repetitions.
@@ -24,11 +25,11 @@ pub(super) fn can_find(condition: &Condition) -> bool {
     condition.any.iter().any(is_search) && condition.any.iter().all(|test| test.text().len() >= LENGTH)
 }
 
-/// Returns the ids of all records that may meet the condition, and few others.
+/// Returns the ids of all records that meet the condition, and of few others.
 pub(super) fn candidates(postings: &Postings, condition: &Condition) -> RoaringBitmap {
     let mut ids = RoaringBitmap::new();
     for test in &condition.any {
-        ids |= having_all(postings, test.text());
+        ids |= containing_all(postings, test.text());
     }
     ids
 }
@@ -46,14 +47,14 @@ fn grams_of(text: &[u8]) -> impl Iterator<Item = &[u8]> {
     grams(&text[..text.len().min(MAX_GRAMS + LENGTH - 1)])
 }
 
-fn having_all(postings: &Postings, text: &[u8]) -> RoaringBitmap {
-    let Some(mut having) = grams_of(text).map(|gram| postings.get(gram)).collect::<Option<Vec<_>>>() else {
+fn containing_all(postings: &Postings, text: &[u8]) -> RoaringBitmap {
+    let Some(mut found) = grams_of(text).map(|gram| postings.get(gram)).collect::<Option<Vec<_>>>() else {
         return RoaringBitmap::new();
     };
-    having.sort_unstable_by_key(|posting| posting.count());
+    found.sort_unstable_by_key(|posting| posting.count());
     let mut ids = RoaringBitmap::new();
-    having[0].add_to(&mut ids);
-    for posting in &having[1..] {
+    found[0].add_to(&mut ids);
+    for posting in &found[1..] {
         posting.narrow(&mut ids);
     }
     ids

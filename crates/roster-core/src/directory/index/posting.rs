@@ -8,7 +8,7 @@ use roaring::RoaringBitmap;
 /// Ids that share a value.
 #[derive(Clone, Debug)]
 pub enum Posting {
-    /// A single id: most emails have one holder, and a bitmap is large for that.
+    /// A single id. Most emails belong to one User, for which a bitmap would take too much memory.
     One(u32),
     /// Several ids.
     Many(Arc<RoaringBitmap>),
@@ -23,7 +23,7 @@ impl Posting {
         }
     }
 
-    /// Removes all other ids from a set.
+    /// Removes from a set all ids that this posting does not contain.
     pub fn narrow(&self, ids: &mut RoaringBitmap) {
         match self {
             Self::One(id) => *ids &= RoaringBitmap::from([*id]),
@@ -41,6 +41,7 @@ impl Posting {
         }
     }
 
+    /// Returns the posting with this id added.
     pub fn with(&self, id: u32) -> Self {
         match self {
             Self::One(one) => Self::Many(Arc::new([*one, id].into_iter().collect())),
@@ -52,6 +53,7 @@ impl Posting {
         }
     }
 
+    /// Returns the posting with this id removed; `None` if no ids remain.
     pub fn without(&self, id: u32) -> Option<Self> {
         match self {
             Self::One(one) => (*one != id).then_some(Self::One(*one)),
@@ -63,6 +65,7 @@ impl Posting {
         }
     }
 
+    /// Returns a posting of these ids, or `None` if the list is empty.
     pub fn of(ids: RoaringBitmap) -> Option<Self> {
         match (ids.len(), ids.min()) {
             (_, None) => None,

@@ -1,4 +1,4 @@
-//! Queries on a table, and whether a single record matches one.
+//! Queries on a table, and matching a single record against a query.
 
 use super::field::Field;
 use super::record::Record;
@@ -7,11 +7,11 @@ use super::selector::Requirement;
 /// Test on one value.
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
 pub enum ValueTest {
-    /// The value equals this. Empty: there is no value.
+    /// The value equals this. If empty, matches records without a value.
     Equal(Vec<u8>),
     /// The value contains this text.
     Contains {
-        /// The text. Empty: there is any value.
+        /// The text. If empty, matches any value.
         text: Vec<u8>,
         /// Whether other text may precede it.
         open_start: bool,
@@ -82,7 +82,8 @@ impl Comparison {
 pub struct Condition {
     /// Index of the field.
     pub field: usize,
-    /// Whether a further filter on the field is an alternative, as within a `filterBy`. Selectors are combined by AND.
+    /// Whether further filters on the field are added as alternatives, as in a `filterBy`. Selectors are combined by
+    /// AND.
     pub is_open: bool,
     /// At least one of these holds, unless the list is empty.
     pub any: Vec<ValueTest>,
@@ -122,7 +123,7 @@ pub struct Query {
     pub conditions: Vec<Condition>,
     /// Label requirements, combined by AND.
     pub labels: Vec<Requirement>,
-    /// Sort keys. Empty: by name.
+    /// Sort keys. If empty, sorts by name.
     pub sort: Vec<SortKey>,
 }
 

@@ -13,7 +13,8 @@ pub const NAME: usize = 0;
 /// Index of the field `metadata.uid`, in every resource.
 pub const UID: usize = 1;
 
-/// Index of the labels, after all fields: a record has at most 63 fields, with one bit each.
+/// Index of the labels, after all fields. A record has at most 63 fields, because each field and the labels take one
+/// bit.
 const LABELS: usize = 63;
 
 /// Size in bytes of the end offset of a field.
@@ -26,7 +27,7 @@ pub struct Record {
     pub revision: u64,
     /// Position of the metadata in the object's JSON.
     metadata: Range<u32>,
-    /// Bit set of the fields with a value: most objects lack most fields.
+    /// Bit set of the fields that have a value. Most objects lack most fields.
     present: u64,
     /// End offset of each present field, then all values, then the JSON. One allocation, because there are many records
     /// and each allocation has overhead.
@@ -48,7 +49,7 @@ impl RecordBuilder {
     /// # Panics
     /// If there are more than 63 fields.
     pub fn push<V: AsRef<[u8]>>(&mut self, values: impl IntoIterator<Item = V>) {
-        assert!(self.next < LABELS, "a resource has 63 fields at most");
+        assert!(self.next < LABELS, "a resource has at most 63 fields");
         self.put(self.next, values);
         self.next += 1;
     }
@@ -88,7 +89,7 @@ impl RecordBuilder {
 }
 
 fn to_u32(length: usize) -> u32 {
-    u32::try_from(length).expect("an object of Kubernetes has a few MiB at most")
+    u32::try_from(length).expect("a Kubernetes object has at most a few MiB")
 }
 
 impl Record {
@@ -105,9 +106,9 @@ impl Record {
             return &[];
         }
         let (ends, values) = self.parts();
-        let place = (self.present & (bit - 1)).count_ones() as usize;
-        let end = |place: usize| u32::from_ne_bytes(ends[place]) as usize;
-        &values[place.checked_sub(1).map_or(0, end)..end(place)]
+        let position = (self.present & (bit - 1)).count_ones() as usize;
+        let end = |position: usize| u32::from_ne_bytes(ends[position]) as usize;
+        &values[position.checked_sub(1).map_or(0, end)..end(position)]
     }
 
     /// Returns `metadata.name`. Kubernetes rejects capital letters in it, so the folded form is the name itself.
@@ -161,5 +162,5 @@ impl Record {
 }
 
 fn text(value: &[u8]) -> &str {
-    str::from_utf8(value).expect("text is folded as text")
+    str::from_utf8(value).expect("folded text is UTF-8")
 }

@@ -1,8 +1,9 @@
 //! Finds the records of a page that match a query, and the total number of matches.
 //!
-//! Postings answer conditions with set operations. Grams narrow down candidates, which are then compared. For other
-//! conditions, the narrowest run of an order is scanned. A scan of all records remains only for searches for one or two
-//! letters, for text inside values of fields without grams, and for conditions that all records may meet.
+//! Postings answer conditions with set operations. Grams narrow down the candidates, which are then compared. For other
+//! conditions, the shortest run of an order that contains all matches is scanned. All records are scanned only in
+//! searches for one or two letters, in searches inside values of fields without grams, and for conditions that all
+//! records may meet.
 
 use std::ops::{Bound, Range};
 use std::sync::Arc;
@@ -45,7 +46,7 @@ pub(super) enum Matched {
     Some(RoaringBitmap),
 }
 
-/// Work with fewer steps than this takes less time than handing it over to another thread and back.
+/// Number of steps below which the work takes less time than a round trip to another thread.
 pub(super) const QUICK_STEPS: usize = 8192;
 
 impl Table {
@@ -65,7 +66,7 @@ impl Table {
         Matches { total, matched }
     }
 
-    /// Returns whether [`Table::find`] finishes before another thread would start.
+    /// Returns whether [`Table::find`] takes less time than handing it over to another thread.
     pub fn is_found_quickly(&self, query: &Query) -> bool {
         let is_alone = query.conditions.len() == 1 && query.labels.is_empty();
         let found = query.conditions.iter().map(|condition| self.steps_of(condition, is_alone));
@@ -76,16 +77,17 @@ impl Table {
         found.chain(labelled).fold(0, usize::saturating_add) < QUICK_STEPS
     }
 
-    /// Returns the maximum number of values or records visited for a condition. If alone, it may be part of an order.
+    /// Returns the maximum number of values or records that are visited for a condition. If it is the only condition
+    /// (`is_alone`), the result may be a run of an order, which takes one step.
     fn steps_of(&self, condition: &Condition, is_alone: bool) -> usize {
-        let is_by_itself = |test: &ValueTest| matches!(test, ValueTest::Equal(value) if !value.is_empty());
+        let is_one_posting = |test: &ValueTest| matches!(test, ValueTest::Equal(value) if !value.is_empty());
         if let Some(grams) = self.searched(condition) {
             return max_candidates(grams, condition).saturating_mul(condition.any.len() + condition.none.len());
         }
         match self.postings(condition.field) {
             Some(postings) if condition.compare.is_empty() => {
                 let tests = condition.any.iter().chain(&condition.none);
-                tests.map(|test| if is_by_itself(test) { 1 } else { postings.len() }).sum()
+                tests.map(|test| if is_one_posting(test) { 1 } else { postings.len() }).sum()
             }
             _ if is_alone && self.exact_run(condition).is_some() => 1,
             _ => size(&self.runs(condition)),
@@ -145,10 +147,10 @@ impl Table {
         }
         let mut ids = if condition.any.is_empty() { self.all().clone() } else { RoaringBitmap::new() };
         for test in &condition.any {
-            ids |= self.having(postings, test);
+            ids |= self.matching(postings, test);
         }
         for test in &condition.none {
-            ids -= self.having(postings, test);
+            ids -= self.matching(postings, test);
         }
         Some(ids)
     }
@@ -158,7 +160,7 @@ impl Table {
         self.grams(condition.field).filter(|_| can_find(condition))
     }
 
-    fn having(&self, postings: &Postings, test: &ValueTest) -> RoaringBitmap {
+    fn matching(&self, postings: &Postings, test: &ValueTest) -> RoaringBitmap {
         let mut ids = RoaringBitmap::new();
         match test {
             ValueTest::Equal(value) if value.is_empty() => {
@@ -172,8 +174,8 @@ impl Table {
                 starting_with(postings, text).for_each(|posting| posting.add_to(&mut ids));
             }
             ValueTest::Contains { .. } => {
-                let having = postings.iter().filter(|(value, _)| test.holds_for(value));
-                having.for_each(|(_, posting)| posting.add_to(&mut ids));
+                let matching = postings.iter().filter(|(value, _)| test.holds_for(value));
+                matching.for_each(|(_, posting)| posting.add_to(&mut ids));
             }
         }
         ids
@@ -232,7 +234,7 @@ impl Table {
         runs.map(|run| (run.start.max(begin), run.end.min(end))).filter(|(begin, end)| begin < end).collect()
     }
 
-    /// Returns the ranks in the field's order among which the test can hold.
+    /// Returns the range of ranks in the field's order outside which the test cannot hold.
     fn run(&self, field: usize, test: &ValueTest) -> Range<usize> {
         match test {
             ValueTest::Equal(value) => {

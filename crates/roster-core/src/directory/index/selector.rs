@@ -1,4 +1,4 @@
-//! Label selectors: the grammar and the meaning of Kubernetes (`Parse` in `k8s.io/apimachinery/pkg/labels`).
+//! Label selectors, with the grammar and semantics of Kubernetes (`Parse` in `k8s.io/apimachinery/pkg/labels`).
 //!
 //! ```text
 //!  selector    = [ requirement *( "," requirement ) ]
@@ -6,7 +6,7 @@
 //! ```
 //!
 //! The crate `kube` can write selectors but not parse them. One difference is deliberate: the parser of Kubernetes
-//! ignores everything after a NUL, so that a selector may match everything; here a NUL is invalid.
+//! ignores everything after a NUL, so that such a selector may match everything. Here, a NUL is invalid.
 
 use std::collections::BTreeSet;
 
@@ -81,10 +81,10 @@ pub enum SelectorError {
         /// The value.
         found: String,
     },
-    /// `in` or `notin` without an opening parenthesis. Holds the key.
+    /// `in` or `notin` without an opening parenthesis. Contains the key.
     #[error("{0}: in and notin need values in parentheses: (a,b)")]
     MissingValues(String),
-    /// Holds the key.
+    /// `in` or `notin` without a closing parenthesis. Contains the key.
     #[error("{0}: the values lack a closing parenthesis")]
     UnclosedParenthesis(String),
     /// Not a label key.
@@ -133,7 +133,7 @@ enum Token<'a> {
 }
 
 impl<'a> Token<'a> {
-    /// Tokens of punctuation. Longer ones come first.
+    /// Punctuation. Longer tokens come first, because the first match wins.
     const PUNCTUATION: [(&'static str, Self); 9] = [
         ("==", Self::Equal),
         ("!=", Self::NotEqual),
@@ -226,7 +226,7 @@ impl<'a> Parser<'a> {
         }
     }
 
-    /// A value after `=` or the like, which may be empty.
+    /// Parses the value after `=`, `!=`, `>` or `<`. It may be empty.
     fn value(&mut self) -> Result<String, SelectorError> {
         match self.peek() {
             Token::End | Token::Comma => Ok(String::new()),
@@ -243,7 +243,7 @@ impl<'a> Parser<'a> {
         value.parse().map_err(|_| SelectorError::NotANumber { key: key.to_owned(), found: value })
     }
 
-    /// Values in parentheses, each of which may be empty.
+    /// Parses values in parentheses. Each of them may be empty.
     fn values(&mut self, key: &str) -> Result<BTreeSet<String>, SelectorError> {
         if self.take() != Token::Open {
             return Err(SelectorError::MissingValues(key.to_owned()));
@@ -290,7 +290,7 @@ mod tests {
         requirements.iter().all(|requirement| requirement.key == "k" && requirement.operator.holds(value))
     }
 
-    /// Selectors that kube-apiserver accepts, with values that they match and others.
+    /// Selectors that kube-apiserver accepts, with values that they match and values that they do not match.
     #[rstest]
     #[case("", &[None, Some("a")], &[])]
     #[case(" \t\r\n", &[None, Some("a")], &[])]
@@ -383,7 +383,7 @@ mod tests {
     }
 
     #[test]
-    fn words_of_operators_are_keys_too() {
+    fn operator_words_are_also_valid_keys() {
         let keys = |text: &str| parse(text).unwrap().into_iter().map(|requirement| requirement.key).collect::<Vec<_>>();
         assert_eq!(keys("in,notin in (in),!in"), ["in", "notin", "in"]);
     }

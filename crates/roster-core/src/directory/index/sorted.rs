@@ -1,13 +1,13 @@
 //! Ids in an order defined by the caller, in chunks that snapshots share.
 //!
-//! Takes four bytes per entry; a tree of keys would repeat each value, which the record already has. A change copies
-//! one chunk and the list of chunks.
+//! An entry takes four bytes. A tree of keys would repeat each value, which the record already contains. A change
+//! copies one chunk and the list of chunks.
 
 use std::cmp::Ordering;
 use std::ops::Range;
 use std::sync::Arc;
 
-/// Maximum length of a chunk; a longer one is split.
+/// Maximum length of a chunk. Longer chunks are split.
 const MAX_CHUNK_LENGTH: usize = 512;
 
 /// Sorted ids.
@@ -18,7 +18,7 @@ pub struct SortedIds {
 }
 
 impl SortedIds {
-    /// Builds from ids that are already sorted.
+    /// Builds the list from ids that are already sorted.
     pub fn from_sorted(ids: &[u32]) -> Self {
         // Half full, to leave space for later insertions.
         let chunks = ids.chunks(MAX_CHUNK_LENGTH / 2).map(|chunk| Arc::new(chunk.to_vec())).collect();
@@ -70,8 +70,8 @@ impl SortedIds {
     /// Removes the id for which `compare` returns `Equal`.
     pub fn remove(&mut self, compare: impl Fn(u32) -> Ordering) {
         let (chunk, position) = self.locate(|other| compare(other) == Ordering::Less);
-        let is_there = self.chunks.get(chunk).and_then(|ids| ids.get(position));
-        if is_there.is_none_or(|id| compare(*id) != Ordering::Equal) {
+        let found = self.chunks.get(chunk).and_then(|ids| ids.get(position));
+        if found.is_none_or(|id| compare(*id) != Ordering::Equal) {
             return;
         }
         let chunks = Arc::make_mut(&mut self.chunks);
@@ -95,7 +95,8 @@ impl SortedIds {
         self.parts(begin..end).into_iter().flatten().copied()
     }
 
-    /// Returns the rank after the first `count` ids for which `is_in` is true, from the start of a range of ranks.
+    /// Skips `count` of the ids for which `is_in` is true, from the start of a range of ranks. Returns the rank of the
+    /// next one.
     pub fn nth(&self, range: Range<usize>, mut count: usize, is_in: impl Fn(u32) -> bool) -> Option<usize> {
         let mut rank = range.start;
         for part in self.parts(range) {
@@ -110,7 +111,7 @@ impl SortedIds {
         None
     }
 
-    /// Like [`SortedIds::nth`], from the end of the range.
+    /// Like [`SortedIds::nth`], but backwards from the end of the range.
     pub fn nth_back(&self, range: Range<usize>, mut count: usize, is_in: impl Fn(u32) -> bool) -> Option<usize> {
         let mut rank = range.end.min(self.len);
         for part in self.parts(range).into_iter().rev() {
@@ -136,7 +137,8 @@ impl SortedIds {
     }
 }
 
-/// Counts without a branch, unlike `filter` and `count`: a misprediction costs more than an addition.
+/// Counts the ids for which `is_in` is true. Has no branch, unlike `filter` and `count`, because a misprediction costs
+/// more than an addition.
 fn counted(ids: &[u32], is_in: impl Fn(u32) -> bool) -> usize {
     ids.iter().map(|id| usize::from(is_in(*id))).sum()
 }

@@ -17,7 +17,7 @@ use super::sorted::SortedIds;
 /// Ids sorted by a field.
 #[derive(Clone, Debug)]
 enum Order {
-    /// All records have the same value, usually none, so the order is that by name.
+    /// All records have the same value (usually none), so the order is the one by name.
     ByName,
     /// An order specific to the field.
     Own(SortedIds),
@@ -41,7 +41,7 @@ impl Table {
     /// Builds a table of these records, whose names must be unique.
     pub fn new(fields: &'static [Field], mut records: Vec<Arc<Record>>) -> Self {
         records.sort_unstable_by(|a, b| a.order(b, NAME));
-        let count = u32::try_from(records.len()).expect("etcd holds less than that");
+        let count = u32::try_from(records.len()).expect("etcd holds fewer than 2^32 objects");
         let by_name = SortedIds::from_sorted(&(0..count).collect::<Vec<_>>());
         let is_same = |at: usize| records.windows(2).all(|two| two[0].field(at) == two[1].field(at));
         let order = |at: usize| match at {
@@ -89,7 +89,7 @@ impl Table {
 
     /// Returns the record of an id, which must be in use.
     pub fn record(&self, id: u32) -> &Arc<Record> {
-        self.records[id as usize].as_ref().expect("ids that are handed out are in use")
+        self.records[id as usize].as_ref().expect("ids in the index are in use")
     }
 
     /// Returns the ids sorted by a sortable field.
@@ -130,7 +130,7 @@ impl Table {
         let before = id.map(|id| Arc::clone(self.record(id)));
         let id = id.or_else(|| self.free.pop_back()).unwrap_or_else(|| {
             self.records.push_back(None);
-            u32::try_from(self.records.len() - 1).expect("etcd holds less than that")
+            u32::try_from(self.records.len() - 1).expect("etcd holds fewer than 2^32 objects")
         });
         let changed = self.changed(before.as_deref(), Some(record));
         for at in &changed {
@@ -174,7 +174,8 @@ impl Table {
         }
     }
 
-    /// Gives the field its own order if the record's value differs from the value that all records have had so far.
+    /// Gives the field an order of its own if the record's value differs from the value that all records have had so
+    /// far.
     fn give_own_order(&mut self, field: usize, record: &Record) {
         let differs = || self.all.min().is_some_and(|any| self.record(any).field(field) != record.field(field));
         if matches!(self.orders[field], Some(Order::ByName)) && differs() {
@@ -234,7 +235,7 @@ fn unpost(postings: &mut Postings, value: &[u8], id: u32) {
     };
 }
 
-/// `values` returns the keys of the postings for a record.
+/// Moves an id from the previous values of its record to the current ones. `values` returns the values of a record.
 fn repost<'a>(
     postings: &mut Postings,
     id: u32,
@@ -247,10 +248,10 @@ fn repost<'a>(
     now.difference(&before).for_each(|value| post(postings, value, id));
 }
 
-/// Returns the ids of records, which are sorted by name, in the order of a field.
+/// Returns the ids in the order of a field. `records` are sorted by name, and the position of a record is its id.
 fn sorted(records: &[Arc<Record>], field: usize) -> SortedIds {
     let shared = shared_prefix(records, field);
-    // The first bytes that differ nearly always decide, and are adjacent in memory.
+    // The first bytes after the common prefix nearly always decide. Copies of them are adjacent in memory.
     let first = |record: &Arc<Record>| {
         let mut bytes = [0; 8];
         let value = record.field(field).get(shared..).unwrap_or_default();
@@ -268,7 +269,8 @@ fn sorted(records: &[Arc<Record>], field: usize) -> SortedIds {
     SortedIds::from_sorted(&keys.into_iter().map(|(_, id)| id).collect::<Vec<_>>())
 }
 
-/// Returns the length of the common prefix of all values, as in times and UIDs. Records without a value are ignored.
+/// Returns the length of the common prefix of all values. Times and UIDs often have one. Records without a value are
+/// ignored.
 fn shared_prefix(records: &[Arc<Record>], field: usize) -> usize {
     let mut values = records.iter().map(|record| record.field(field)).filter(|value| !value.is_empty());
     let Some(first) = values.next() else { return 0 };
@@ -277,8 +279,9 @@ fn shared_prefix(records: &[Arc<Record>], field: usize) -> usize {
     })
 }
 
+/// Returns the ids of records by value. The position of a record is its id.
 fn posted<'a, I: Iterator<Item = &'a [u8]>>(records: &'a [Arc<Record>], values: impl Fn(&'a Record) -> I) -> Postings {
-    // Nearly every email has one holder.
+    // Nearly every email belongs to one User.
     let mut by_value = HashMap::<&[u8], SmallVec<[u32; 2]>>::new();
     for (record, id) in records.iter().zip(0..) {
         for value in values(record) {
@@ -291,7 +294,7 @@ fn posted<'a, I: Iterator<Item = &'a [u8]>>(records: &'a [Arc<Record>], values: 
     let mut posted: Vec<_> = by_value.into_iter().collect();
     posted.sort_unstable_by_key(|(value, _)| *value);
     let posted = posted.into_iter().filter_map(|(value, ids)| {
-        let ids = RoaringBitmap::from_sorted_iter(ids).expect("ids are counted up");
+        let ids = RoaringBitmap::from_sorted_iter(ids).expect("ids are ascending");
         Some((Box::<[u8]>::from(value), Posting::of(ids)?))
     });
     posted.collect()

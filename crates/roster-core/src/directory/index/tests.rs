@@ -24,7 +24,7 @@ static FIELDS: &[Field] = &[
     Field::many("groups", "status.groups", false),
 ];
 
-/// An object as the scan uses it.
+/// An object in the form that the scan uses.
 #[derive(Clone, Debug, PartialEq)]
 struct Plain {
     name: String,
@@ -193,14 +193,14 @@ fn plains() -> impl Strategy<Value = Plain> {
     let label =
         (prop::sample::select(vec!["team", "tier", "team.x"]), prop::sample::select(vec!["a", "b", "3", "12", ""]));
     let labels = prop::collection::vec(label, 0..3);
-    let who = (0_u32..60, prop::option::of(word()), prop::bool::weighted(0.9), prop::option::of(word()));
-    let what = (
+    let first = (0_u32..60, prop::option::of(word()), prop::bool::weighted(0.9), prop::option::of(word()));
+    let second = (
         prop::option::of(-3_i64..4),
         prop::option::of(0_i64..20),
         prop::collection::vec(word(), 0..3),
         prop::collection::vec(word(), 0..4),
     );
-    (who, what, labels).prop_map(|((name, display_name, active, zone), (failed, login, emails, groups), labels)| {
+    (first, second, labels).prop_map(|((name, display_name, active, zone), (failed, login, emails, groups), labels)| {
         Plain {
             name: format!("u{name}"),
             display_name,
@@ -302,7 +302,7 @@ proptest! {
                 prop_assert_eq!(names(table, &query, 0, None), (expected.len(), expected.clone()));
                 let page: Vec<String> = expected.iter().skip(*offset).take(*limit).cloned().collect();
                 prop_assert_eq!(names(table, &query, *offset, Some(*limit)), (expected.len(), page), "{:?} {:?}", filters, sort);
-                // One record at a time, like a watch.
+                // One record at a time, as for a watch.
                 for plain in all.values() {
                     prop_assert_eq!(query.matches(&plain.record(1), FIELDS), expected.contains(&plain.name));
                 }
@@ -310,7 +310,7 @@ proptest! {
                 for page in 0..=expected.len() / limit {
                     pages.extend(names(table, &query, page * limit, Some(*limit)).1);
                 }
-                prop_assert_eq!(pages, expected, "all pages are the list");
+                prop_assert_eq!(pages, expected, "all pages together are the whole list");
             }
         }
     }
@@ -323,25 +323,25 @@ fn revisions_outside_the_log_are_gone_or_ahead() {
     assert_eq!(view.at(99).unwrap_err(), Unavailable::Gone);
     assert_eq!(view.at(101).unwrap_err(), Unavailable::Ahead);
     view.advance_to(150);
-    assert!(view.at(120).unwrap().table.is_empty() && view.revision == 100, "nothing has changed since");
+    assert!(view.at(120).unwrap().table.is_empty() && view.revision == 100, "there was no change in between");
     assert_eq!(view.changes_since(120).unwrap().len(), 0);
     assert!(view.changes_since(200).is_ok() && view.changes_since(99).is_err());
 }
 
 #[test]
 fn invalid_queries_name_the_parameter() {
-    let refused = |filter: &str| Query::default().filter_by(FIELDS, filter).unwrap_err().message;
-    assert!(refused("nmae,x").contains("unknown field \"nmae\"; allowed: name, uid, displayName, state"));
-    assert!(refused("name").contains("pairs"));
-    assert!(refused("state,Asleep").contains("Active, Banned"));
-    assert!(refused("state,A*").contains("no wildcard"));
-    assert!(refused("name,like:x").contains("unknown operator like:"));
-    assert!(refused("name,a*b").contains("the start and the end"));
-    assert!(refused("failedLogins,gt:many").contains("whole number"));
-    assert!(refused("lastLoginTime,lt:").contains("needs a value"));
-    assert!(refused("groups,lt:a").contains("use neq: or in:"));
-    assert!(refused("name,\\").contains("backslash"));
-    assert!(refused(&format!("name,in:{}", "a|".repeat(300))).contains("at most"));
+    let error_of = |filter: &str| Query::default().filter_by(FIELDS, filter).unwrap_err().message;
+    assert!(error_of("nmae,x").contains("unknown field \"nmae\"; allowed: name, uid, displayName, state"));
+    assert!(error_of("name").contains("pairs"));
+    assert!(error_of("state,Asleep").contains("Active, Banned"));
+    assert!(error_of("state,A*").contains("no wildcard"));
+    assert!(error_of("name,like:x").contains("unknown operator like:"));
+    assert!(error_of("name,a*b").contains("the start and the end"));
+    assert!(error_of("failedLogins,gt:many").contains("whole number"));
+    assert!(error_of("lastLoginTime,lt:").contains("needs a value"));
+    assert!(error_of("groups,lt:a").contains("use neq: or in:"));
+    assert!(error_of("name,\\").contains("backslash"));
+    assert!(error_of(&format!("name,in:{}", "a|".repeat(300))).contains("at most"));
     let sort = |keys: &str| Query::default().sort_by(FIELDS, keys).unwrap_err().message;
     assert!(sort("groups").contains("allowed"));
     assert!(sort("name,-name").contains("twice"));
@@ -383,7 +383,7 @@ fn a_relist_without_deletions_continues_the_log() {
     let past = view.at(11).unwrap();
     assert_eq!((past.revision, past.table.len(), past.table.get("b").unwrap().revision), (11, 3, 7));
     view.relist(vec![plain("a", 5), plain("b", 12)], 30);
-    assert_eq!((view.epoch, view.revision), (2, 30), "a record is gone, at an unknown revision");
+    assert_eq!((view.epoch, view.revision), (2, 30), "a record was removed, at an unknown revision");
     assert_eq!(view.changes_since(20).unwrap_err(), Unavailable::Gone);
 }
 
@@ -397,7 +397,7 @@ fn a_filter_does_not_widen_a_selector() {
     assert_eq!(query.conditions[1].any.len(), 2);
 }
 
-/// One of many persons; every two share a last login.
+/// One of many Users. Each last login is shared by two of them.
 fn person(at: u32) -> Plain {
     Plain {
         name: format!("u{at}"),
@@ -431,16 +431,16 @@ fn only_queries_that_visit_few_records_are_quick() {
     let first = (0, Some(20));
     assert!(is_quick("", "", "", first));
     assert!(is_quick("groups,group-3,state,Active", "", "-lastLoginTime", first));
-    assert!(is_quick("displayName,person 7*", "", "", first), "part of an order");
+    assert!(is_quick("displayName,person 7*", "", "", first), "a run of an order");
     assert!(is_quick("", "team=t3", "", first));
-    assert!(!is_quick("displayName,*7*", "", "", first), "every name");
-    assert!(!is_quick("", "team", "", first), "every value of the label");
-    assert!(!is_quick("", "", "state,name", first), "the records of one state have to be sorted");
-    assert!(!is_quick("", "", "", (0, None)), "everybody");
-    assert!(is_quick("state,Active", "", "-lastLoginTime", (19_000, Some(20))), "passed over by chunks");
+    assert!(!is_quick("displayName,*7*", "", "", first), "all names are compared");
+    assert!(!is_quick("", "team", "", first), "all values of the label are visited");
+    assert!(!is_quick("", "", "state,name", first), "all records of a state may have to be sorted");
+    assert!(!is_quick("", "", "", (0, None)), "the page contains all records");
+    assert!(is_quick("state,Active", "", "-lastLoginTime", (19_000, Some(20))), "skipped in chunks");
 }
 
-/// As many records of one value as are skipped one by one, and more.
+/// With runs of equal values that are visited one by one, and with longer ones.
 #[test]
 fn descending_order_sorts_ties_by_name() {
     let all: Vec<Plain> = (0..3000).map(|at| Plain { zone: Some(format!("zone-{}", at % 3)), ..person(at) }).collect();

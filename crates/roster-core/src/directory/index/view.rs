@@ -9,10 +9,10 @@ use super::field::Field;
 use super::record::Record;
 use super::table::Table;
 
-/// Maximum number of changes in the log. Watches can resume, and paged lists continue, that far back.
+/// Maximum number of changes in the log. Watches can resume and paged lists can continue from that far back.
 const MAX_CHANGES: usize = 10_000;
 
-/// Maximum bytes of JSON of former records that the log keeps.
+/// Maximum size of the JSON of previous records in the log, in bytes.
 const MAX_BYTES: usize = 64 * 1024 * 1024;
 
 /// Change of one record.
@@ -44,7 +44,7 @@ pub enum Unavailable {
 /// All records at a revision. Revisions are those of etcd, and therefore the same on every replica.
 #[derive(Clone, Debug)]
 pub struct View {
-    /// Number of lists that restarted the log: changes before one are not available.
+    /// Number of lists that restarted the log. Changes before the last one are not available.
     pub epoch: u64,
     /// Revision of the last change.
     pub revision: u64,
@@ -95,7 +95,8 @@ impl View {
         };
     }
 
-    /// Returns the new and changed records of a list, by revision. `None` if a record was removed, too.
+    /// Returns the new and changed records of a list, by revision. `None` if records were also removed or recreated, if
+    /// a change is not later than the last known one, or before the first list.
     fn additions(&self, records: &[Arc<Record>]) -> Option<Vec<Arc<Record>>> {
         if self.epoch == 0 {
             return None;
@@ -140,10 +141,10 @@ impl View {
         self.log_bytes += change.bytes();
         self.log.push_back(change);
         while (self.log.len() > MAX_CHANGES || self.log_bytes > MAX_BYTES)
-            && let Some(forgotten) = self.log.pop_front()
+            && let Some(oldest) = self.log.pop_front()
         {
-            self.log_bytes -= forgotten.bytes();
-            self.floor = forgotten.revision;
+            self.log_bytes -= oldest.bytes();
+            self.floor = oldest.revision;
         }
     }
 

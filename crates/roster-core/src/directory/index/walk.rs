@@ -1,4 +1,4 @@
-//! Finds the ids of a page among the matches of a query: by sorting them, or by walking along an order.
+//! Finds the ids of a page among the matches of a query: either sorts the matches or walks along an order.
 
 use std::cmp::Ordering;
 use std::ops::Range;
@@ -12,17 +12,18 @@ use super::record::NAME;
 use super::select::{Matched, Matches, QUICK_STEPS, Selection};
 use super::table::Table;
 
-/// Records of one value that are skipped one by one, because searching for the end of the run takes about as long.
-const FEW: usize = 512;
+/// Maximum number of records with equal values that are visited one by one. For fewer records, searching for the end of
+/// the run takes about as long.
+const MAX_LINEAR_RUN: usize = 512;
 
-/// Cost of sorting one id, in steps of visiting one.
+/// Cost of sorting an id, in steps. A step is the cost of visiting an id along an order.
 const SORT_STEPS: usize = 16;
 
-/// Ids that can be skipped in the time of one step, if only their membership in a set is tested.
-const PASSED_IN_A_STEP: usize = 16;
+/// Number of ids that can be skipped in the time of one step, if only their membership in a set is tested.
+const SKIPS_PER_STEP: usize = 16;
 
-/// Ids that can be added to a bit set in the time of one look-up in a compressed set.
-const NOTED_IN_A_LOOK: usize = 3;
+/// Number of ids that can be added to a bit set in the time of one lookup in a compressed set.
+const INSERTS_PER_LOOKUP: usize = 3;
 
 static BY_NAME: &[SortKey] = &[SortKey { field: 0, is_descending: false }];
 
@@ -32,13 +33,14 @@ impl Matches {
         offset..self.total.min(offset.saturating_add(limit.unwrap_or(self.total)))
     }
 
-    /// Returns whether the matches are a run of a field's order, which must be collected first.
+    /// Returns whether the matches are a run of a field's order. To walk along another order, they must be collected
+    /// first.
     fn is_run(&self) -> bool {
         matches!(self.matched, Matched::Run { .. })
     }
 
-    /// Returns whether sorting the matches is faster than finding them along an order in this many steps.
-    fn is_sorted_sooner(&self, sort: &[SortKey], steps: usize) -> bool {
+    /// Returns whether sorting the matches is faster than a walk of this many steps along an order.
+    fn is_sorting_faster(&self, sort: &[SortKey], steps: usize) -> bool {
         let is_in_order = match self.matched {
             Matched::All => true,
             Matched::Run { field, .. } => field == sort[0].field,
@@ -58,8 +60,8 @@ impl Table {
         let sort = if sort.is_empty() { BY_NAME } else { sort };
         let steps = self.steps_to(page.end, total);
         let ids = match &found.matched {
-            Matched::Some(ids) if found.is_sorted_sooner(sort, steps) => self.sorted(ids.iter().collect(), sort, page),
-            Matched::Run { field, begin, end } if found.is_sorted_sooner(sort, steps) => {
+            Matched::Some(ids) if found.is_sorting_faster(sort, steps) => self.sorted(ids.iter().collect(), sort, page),
+            Matched::Run { field, begin, end } if found.is_sorting_faster(sort, steps) => {
                 self.sorted(self.order(*field).range(*begin, *end).collect(), sort, page)
             }
             matched => self.walk(matched, sort, page, steps),
@@ -67,7 +69,7 @@ impl Table {
         Selection { total, records: ids.into_iter().map(|id| Arc::clone(self.record(id))).collect() }
     }
 
-    /// Returns whether [`Table::page`] is expected to finish before another thread would start.
+    /// Returns whether [`Table::page`] is expected to take less time than handing it over to another thread.
     pub fn is_paged_quickly(&self, found: &Matches, sort: &[SortKey], offset: usize, limit: Option<usize>) -> bool {
         let page = found.within(offset, limit);
         if page.is_empty() {
@@ -76,9 +78,9 @@ impl Table {
         let sort = if sort.is_empty() { BY_NAME } else { sort };
         let steps = self.steps_to(page.end, found.total);
         let order = match sort {
-            _ if found.is_sorted_sooner(sort, steps) => found.total * SORT_STEPS,
-            [_] if found.is_run() => steps / PASSED_IN_A_STEP + found.total,
-            [_] => (steps + found.total) / PASSED_IN_A_STEP,
+            _ if found.is_sorting_faster(sort, steps) => found.total * SORT_STEPS,
+            [_] if found.is_run() => steps / SKIPS_PER_STEP + found.total,
+            [_] => (steps + found.total) / SKIPS_PER_STEP,
             // All records may share the value of the first key.
             _ => self.len(),
         };
@@ -125,8 +127,8 @@ impl Table {
             }
             Matched::Some(ids) => ids,
         };
-        // A look-up costs more per id than adding all ids to a bit set first, so it only pays for few.
-        if u64::try_from(steps.saturating_mul(NOTED_IN_A_LOOK)).is_ok_and(|steps| steps < among.len()) {
+        // A lookup in the compressed set costs more than adding an id to a bit set, so it pays only for few lookups.
+        if u64::try_from(steps.saturating_mul(INSERTS_PER_LOOKUP)).is_ok_and(|steps| steps < among.len()) {
             return self.walk_in(whole, |id| among.contains(id), sort, page);
         }
         let among = bits(among);
@@ -154,7 +156,7 @@ impl Table {
         }
     }
 
-    /// Takes ids in the order of the first key, and sorts ids with equal values by the other keys.
+    /// Takes ids in the order of the first key, and sorts ids with equal values of this key by the other keys.
     fn walk_groups(&self, ids: impl Iterator<Item = u32>, sort: &[SortKey], page: Range<usize>) -> Vec<u32> {
         let value = |id: u32| self.record(id).field(sort[0].field);
         let mut ids = ids.peekable();
@@ -183,7 +185,7 @@ impl Table {
         found
     }
 
-    /// Walks backwards along part of a field's order. Ids with equal values still come out sorted by name.
+    /// Walks backwards along a part of a field's order. Ids with equal values are still returned sorted by name.
     fn walk_down(&self, field: usize, part: Range<usize>, is_in: impl Fn(u32) -> bool, page: Range<usize>) -> Vec<u32> {
         let order = self.order(field);
         let value = |id: u32| self.record(id).field(field);
@@ -192,11 +194,11 @@ impl Table {
         // Skips what comes before the page without looking at its values.
         let Some(first) = order.nth_back(part.clone(), page.start, &is_in) else { return found };
         let first_value = order.range(first, first + 1).next().map(value).unwrap_or_default();
-        // Ids with the first value of the page are sorted by name, so only the number of skipped ones matters.
+        // Ids with the first value of the page are returned sorted by name, so only the number of skipped ones matters.
         let mut end = self.rank(field, |other| other <= first_value).min(part.end);
         let mut skip = order.range(first + 1, end).filter(is_counted).count();
         let mut ids = order.range(part.start, end).rev().peekable();
-        let mut few = Vec::new();
+        let mut equal = Vec::new();
         while found.len() < page.len()
             && let Some(id) = ids.next()
         {
@@ -205,19 +207,19 @@ impl Table {
             if !is_in(id) {
                 continue;
             }
-            few.push(id);
-            while top - end < FEW
+            equal.push(id);
+            while top - end < MAX_LINEAR_RUN
                 && let Some(next) = ids.next_if(|next| value(*next) == value(id))
             {
                 end -= 1;
-                few.extend(Some(next).filter(is_counted));
+                equal.extend(Some(next).filter(is_counted));
             }
             let (skipped, needed) = (std::mem::take(&mut skip), page.len() - found.len());
             if ids.peek().is_none_or(|next| value(*next) != value(id)) {
-                found.extend(few.drain(..).rev().skip(skipped).take(needed));
+                found.extend(equal.drain(..).rev().skip(skipped).take(needed));
                 continue;
             }
-            few.clear();
+            equal.clear();
             let begin = self.rank(field, |other| other < value(id)).max(part.start);
             found.extend(order.range(begin, top).filter(is_counted).skip(skipped).take(needed));
             end = begin;

@@ -16,7 +16,7 @@ impl GroupNode {
 }
 
 impl Memberships {
-    /// Sets whether declarations of Users count. Visits each direct member once.
+    /// Sets whether the group accepts declared members. Visits each direct member once.
     pub(super) fn set_acceptance(&mut self, group: Id, accepts: bool) {
         let node = self.groups.get_mut(group);
         if node.accepts_declared == accepts {
@@ -26,9 +26,9 @@ impl Memberships {
         if !node.exists {
             return;
         }
-        let by_user_alone =
+        let declared_only_by_user =
             node.direct.iter().filter(|(_, bits)| **bits & MembershipSource::BY_GROUP == 0).map(|(user, _)| *user);
-        for user in by_user_alone.filter(|user| self.users.get(*user).exists).collect::<Vec<_>>() {
+        for user in declared_only_by_user.filter(|user| self.users.get(*user).exists).collect::<Vec<_>>() {
             if accepts {
                 self.add_path(group, user);
             } else {
@@ -37,8 +37,8 @@ impl Memberships {
         }
     }
 
-    /// Updates whether the user is waiting to be accepted by the group. Call it after updating everything it depends
-    /// on.
+    /// Updates whether the user is waiting to be accepted by the group. Call this after updating the memberships and
+    /// the existence of both.
     pub(super) fn update_waiting(&mut self, group: Id, user: Id) {
         let node = self.groups.get(group);
         let declares = node.direct.get(&user).is_some_and(|bits| bits & MembershipSource::BY_USER != 0);

@@ -1,48 +1,53 @@
 //! Selectors of deleted Groups, for the guard.
 //!
-//! A User that names a Group keeps naming it when the Group is deleted. What a `memberSelector` says is lost with the
-//! Group, and comes back when an administrator or a pipeline applies the manifest again. Until then, or for
+//! A User that names a Group keeps naming it when the Group is deleted. A `memberSelector`, however, is deleted with
+//! the Group, and returns when an administrator or a pipeline applies the manifest again. Until then, or for
 //! [`RETENTION`], the guard counts the selector as if the Group still existed.
 //!
-//! Anyone who may write Groups can create and delete as many as they like. So the selectors are kept apart:
+//! Anyone who may write Groups can create and delete any number of them. The selectors are therefore kept in two sets:
 //!
-//! - Groups that hold a role, because a binding names them or a Group that they are nested in. These are never evicted.
-//!   They are at most as many as the bindings and nestings that name them, and their size is bounded.
-//! - Groups that hold nothing. They grant nothing, so the guard does not match anything against them. Their number and
-//!   size are bounded. They count as soon as a binding names them again.
+//! - Selectors of Groups that hold a role, because a binding names them or a Group that they are nested in. These are
+//!   never evicted. Their number is bounded by the bindings and Groups that name them, and their size is limited.
+//! - Selectors of Groups that hold no role. They grant nothing, so the guard does not match them. Their number and
+//!   total size are limited. They count as soon as a binding names their Group again.
 //!
-//! Kept in memory only: a replica that starts after the deletion does not know the selector.
+//! The selectors are kept only in memory: a replica that starts after the deletion does not know them.
 
 use std::collections::{BTreeSet, HashMap};
 
 use jiff::Timestamp;
 use kube::core::{Expression, Selector};
 
-use crate::directory::labels::{Labels, Matcher};
+use crate::directory::labels::{Effect, LabelChange, Labels, Matcher};
 use crate::directory::nodes::Id;
 use crate::directory::timeline::Timeline;
 use crate::directory::tombstones::RETENTION;
 
-/// Maximum number of selectors of Groups that hold nothing. Beyond it, the Group deleted first is forgotten.
+/// Maximum number of selectors of Groups that hold no role. Beyond it, the selector of the Group that was deleted first
+/// is evicted.
 const MAX_UNBOUND: usize = 10_000;
 
-/// Maximum total bytes of these selectors. Most have about a hundred bytes.
+/// Maximum total size of the selectors of Groups that hold no role, in bytes. Most selectors have about a hundred
+/// bytes.
 const MAX_UNBOUND_BYTES: usize = 16 * 1024 * 1024;
 
-/// Maximum size of the selectors of Groups that hold a role. Beyond it, a selector is kept in a form of at most
-/// [`REDUCED_BYTES`] that matches at least the same Users: that takes little memory and protects no less.
+/// Total size of the selectors of Groups that hold a role, in bytes, beyond which further selectors are reduced: to a
+/// form of at most [`REDUCED_BYTES`] that matches at least the same Users, so it takes little memory and protects no
+/// less.
 const MAX_BOUND_BYTES: usize = 32 * 1024 * 1024;
 
-/// Size of a selector that is always kept as it is. Most are smaller.
+/// Maximum size of a reduced selector, in bytes. Selectors up to this size, which most are, are never reduced.
 const REDUCED_BYTES: usize = 1024;
 
-/// Bytes of memory that a selector takes in addition to its texts.
+/// Bytes of memory that a selector takes in addition to its keys and values.
 const OVERHEAD: usize = 256;
 
 /// Selectors of deleted Groups, by name of the Group. No objects are matched against them in advance.
 #[derive(Debug, Default)]
 pub(super) struct DeletedSelectors {
     bound: Matcher<String, Id>,
+    /// Groups of which a [`reduced`] selector is kept. It lacks conditions on some labels.
+    reduced: BTreeSet<String>,
     bound_until: Timeline<String>,
     bound_bytes: usize,
     unbound: HashMap<String, Selector>,
@@ -56,23 +61,29 @@ impl DeletedSelectors {
         self.set_unbound(group.to_owned(), selector, now.saturating_add(RETENTION).ok());
     }
 
-    /// Records whether a deleted Group holds a role, and evicts what exceeds the bounds. Does nothing for other Groups.
+    /// Records whether a deleted Group holds a role, and evicts selectors beyond the limits. Does nothing for a Group
+    /// whose selector is not kept.
     pub(super) fn set_bound(&mut self, group: &str, holds_role: bool) {
         let name = group.to_owned();
+        let mut is_reduced = self.reduced.contains(group);
         if holds_role {
             let until = self.unbound_until.get(&name);
             if let Some(mut selector) = self.take_unbound(group) {
-                if self.bound_bytes + size(&selector) > MAX_BOUND_BYTES {
+                if self.bound_bytes + size(&selector) > MAX_BOUND_BYTES && size(&selector) > REDUCED_BYTES {
                     selector = reduced(selector);
+                    is_reduced = true;
                 }
                 self.bound_bytes += size(&selector);
                 self.bound.set_selector(&name, Some(selector));
-                self.bound_until.set(name, until);
+                self.bound_until.set(name.clone(), until);
             }
-        } else if let Some(selector) = self.bound.selector(&name).cloned() {
+        } else if let Some(selector) = self.bound.selector(&name) {
             let until = self.bound_until.get(&name);
             self.forget(group);
-            self.set_unbound(name, selector, until);
+            self.set_unbound(name.clone(), selector, until);
+        }
+        if is_reduced {
+            self.reduced.insert(name);
         }
         while (self.unbound.len() > MAX_UNBOUND || self.unbound_bytes > MAX_UNBOUND_BYTES)
             && let Some(first) = self.unbound_until.first().cloned()
@@ -85,8 +96,9 @@ impl DeletedSelectors {
     pub(super) fn forget(&mut self, group: &str) {
         let name = group.to_owned();
         if let Some(selector) = self.bound.selector(&name) {
-            self.bound_bytes -= size(selector);
+            self.bound_bytes -= size(&selector);
             self.bound.set_selector(&name, None);
+            self.reduced.remove(group);
         }
         self.bound_until.set(name, None);
         self.take_unbound(group);
@@ -100,23 +112,33 @@ impl DeletedSelectors {
     }
 
     /// Returns when [`DeletedSelectors::expire`] has something to do next.
-    pub(super) fn next_edge(&self) -> Option<Timestamp> {
+    pub(super) fn next_transition(&self) -> Option<Timestamp> {
         [self.bound_until.next(), self.unbound_until.next()].into_iter().flatten().min()
     }
 
     /// Returns whether no selector is kept.
     pub(super) fn is_empty(&self) -> bool {
-        self.next_edge().is_none()
+        self.next_transition().is_none()
     }
 
-    /// Returns the selector of a deleted Group.
-    pub(super) fn selector(&self, group: &str) -> Option<&Selector> {
-        self.unbound.get(group).or_else(|| self.bound.selector(&group.to_owned()))
+    /// Returns a copy of the selector of a deleted Group.
+    pub(super) fn selector(&self, group: &str) -> Option<Selector> {
+        self.unbound.get(group).cloned().or_else(|| self.bound.selector(&group.to_owned()))
     }
 
     /// Returns the names of the deleted Groups that hold a role and whose selector matches these labels.
     pub(super) fn selecting(&self, labels: &Labels) -> BTreeSet<String> {
         self.bound.selectors_of(labels)
+    }
+
+    /// Returns the names of the deleted Groups that hold a role and of whose selector a change affects a condition, or
+    /// may affect one that a reduced selector lacks.
+    pub(super) fn affected(&self, change: &LabelChange<'_>, counts: Effect) -> BTreeSet<String> {
+        let mut affected = self.bound.affected(change, counts);
+        if change.before != change.after || !change.removable.is_empty() {
+            affected.extend(self.reduced.iter().filter(|group| self.bound.has_selector(group)).cloned());
+        }
+        affected
     }
 
     /// Returns the names of all deleted Groups that had a selector and hold a role.
@@ -133,6 +155,7 @@ impl DeletedSelectors {
 
     fn take_unbound(&mut self, group: &str) -> Option<Selector> {
         let selector = self.unbound.remove(group)?;
+        self.reduced.remove(group);
         self.unbound_bytes -= size(&selector);
         self.unbound_until.set(group.to_owned(), None);
         Some(selector)
@@ -140,11 +163,8 @@ impl DeletedSelectors {
 }
 
 /// Returns a selector of at most [`REDUCED_BYTES`] that matches at least what this one matches. All expressions of a
-/// selector must match, so each that is left out or weakened adds to what it matches.
+/// selector must match, so omitting or weakening one can only add matches.
 fn reduced(selector: Selector) -> Selector {
-    if size(&selector) <= REDUCED_BYTES {
-        return selector;
-    }
     let mut kept = Selector::default();
     for expression in selector {
         let weaker = match &expression {
@@ -240,24 +260,37 @@ mod tests {
     #[test]
     fn large_bound_selectors_are_reduced_when_there_are_many() {
         let mut deleted = DeletedSelectors::default();
-        let most = MAX_BOUND_BYTES / size(&large());
-        for i in 0..most + 100 {
+        let count = MAX_BOUND_BYTES / size(&large());
+        for i in 0..count + 100 {
             deleted.keep(&format!("g{i}"), large(), at(i));
             deleted.set_bound(&format!("g{i}"), true);
         }
         assert!(deleted.bound_bytes <= MAX_BOUND_BYTES + 100 * REDUCED_BYTES);
         let value = format!("0-{}", "v".repeat(60));
         let matching = (0..32).map(|i| (format!("k{i}"), value.clone())).collect();
-        assert_eq!(deleted.selecting(&matching).len(), most + 100, "they match what they matched");
-        assert!(deleted.selecting(&Labels::new()).is_empty(), "and not everybody");
-        // A selector of ordinary size is kept as it is, so that one deleted Group does not put everybody beyond the reach of
-        // a help desk.
+        assert_eq!(deleted.selecting(&matching).len(), count + 100, "they still match");
+        assert!(deleted.selecting(&Labels::new()).is_empty(), "and do not match every User");
+        // The kept form lacks conditions, so every change of labels may affect one.
+        let is_affected = |deleted: &DeletedSelectors, group: usize, after: &str| {
+            let (before, after) = (labels(&[("x", "a")]), labels(&[("x", after)]));
+            let change = LabelChange { before: &before, after: &after, removable: &BTreeSet::new() };
+            deleted.affected(&change, Effect::Any).contains(&format!("g{group}"))
+        };
+        let last = count + 99;
+        assert!(is_affected(&deleted, last, "b") && !is_affected(&deleted, last, "a"));
+        assert!(!is_affected(&deleted, 0, "b"), "it is kept as it was");
+        deleted.set_bound(&format!("g{last}"), false);
+        assert!(!is_affected(&deleted, last, "b"), "it holds no role");
+        deleted.set_bound(&format!("g{last}"), true);
+        assert!(is_affected(&deleted, last, "b"));
+        // A selector of ordinary size is kept unchanged. Otherwise, one deleted Group could match every User, and a
+        // help desk without its roles could no longer manage any of them.
         deleted.keep("sre", Expression::Equal("team".to_owned(), "sre".to_owned()).into(), at(0));
         deleted.set_bound("sre", true);
         assert_eq!(deleted.selecting(&labels(&[("team", "sre")])), ["sre".to_owned()].into());
         assert!(deleted.selecting(&labels(&[("team", "web")])).is_empty());
         deleted.forget("sre");
-        for i in 0..most + 100 {
+        for i in 0..count + 100 {
             deleted.forget(&format!("g{i}"));
         }
         assert!(deleted.is_empty() && deleted.bound_bytes == 0);
@@ -272,7 +305,7 @@ mod tests {
         let expected: Selector = [Expression::Exists("a".to_owned()), team()].into_iter().collect();
         assert_eq!(reduced(both), expected);
         assert_eq!(reduced([none("a"), team()].into_iter().collect()), Selector::from(team()));
-        assert_eq!(reduced(none("a").into()), Selector::default(), "everybody without the label matches");
+        assert_eq!(reduced(none("a").into()), Selector::default(), "it matches every User");
         assert_eq!(reduced(large()).into_iter().filter(|it| matches!(it, Expression::Exists(_))).count(), 5);
         assert!(size(&reduced(large())) <= REDUCED_BYTES);
         assert_eq!(reduced(team().into()), Selector::from(team()));
@@ -286,9 +319,9 @@ mod tests {
         assert!(deleted.selecting(&labels).is_empty());
         deleted.set_bound("g", true);
         assert_eq!(deleted.selecting(&labels), ["g".to_owned()].into());
-        assert_eq!((deleted.unbound_bytes, deleted.next_edge()), (0, Some(at(7) + RETENTION)));
+        assert_eq!((deleted.unbound_bytes, deleted.next_transition()), (0, Some(at(7) + RETENTION)));
         deleted.set_bound("g", false);
-        assert!(deleted.selecting(&labels).is_empty() && deleted.next_edge() == Some(at(7) + RETENTION));
+        assert!(deleted.selecting(&labels).is_empty() && deleted.next_transition() == Some(at(7) + RETENTION));
         deleted.forget("g");
         deleted.set_bound("g", true);
         assert!(deleted.is_empty(), "the Group exists again");

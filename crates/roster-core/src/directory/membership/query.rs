@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 
 use super::{DeclaredMembers, MembershipSource, Memberships};
-use crate::directory::labels::Labels;
+use crate::directory::labels::{Effect, LabelChange, Labels};
 use crate::directory::nodes::Id;
 
 /// How a user belongs to a group.
@@ -11,7 +11,7 @@ use crate::directory::nodes::Id;
 pub struct Path {
     /// Fields that declare the first step.
     pub sources: Vec<MembershipSource>,
-    /// Groups along the path: from the one that the user belongs to directly up to the one in question.
+    /// Groups along the path, from the one that the user belongs to directly to the one that was asked for.
     pub groups: Vec<String>,
 }
 
@@ -48,7 +48,7 @@ impl Memberships {
         ids.is_some_and(|(user, group)| self.users.get(user).effective.has(group))
     }
 
-    /// Returns the users that declare themselves members of an existing group and do not belong to it, by name.
+    /// Returns the users that declare themselves members of an existing group and do not belong to it, sorted by name.
     pub fn waiting(&self, group: &str) -> impl Iterator<Item = &str> {
         let waiting = self.groups.id(group).map(|group| &self.groups.get(group).waiting);
         waiting.into_iter().flatten().map(AsRef::as_ref)
@@ -109,14 +109,15 @@ impl Memberships {
         self.with_ancestors([group].into())
     }
 
-    /// Like [`Memberships::ancestors_of`], but ignores cuts: what membership would mean once a cycle is broken.
+    /// Like [`Memberships::ancestors_of`], but also follows edges that are cut because of a cycle, as if no edge were
+    /// cut.
     pub fn all_ancestors_of(&self, group: &str) -> BTreeSet<String> {
         let Some(id) = self.groups.id(group) else { return [group.to_owned()].into() };
         let ancestors = self.transitive(id, |node| &node.parents);
         ancestors.into_iter().chain([id]).map(|group| self.groups.name(group).to_owned()).collect()
     }
 
-    /// Returns all groups whose members belong to this one through nesting.
+    /// Returns all groups that are nested in this one, directly or indirectly, including by edges that are cut.
     pub fn descendants_of(&self, group: &str) -> BTreeSet<String> {
         let Some(id) = self.groups.id(group) else { return BTreeSet::new() };
         self.transitive(id, |node| &node.children).into_iter().map(|group| self.groups.name(group).to_owned()).collect()
@@ -136,7 +137,7 @@ impl Memberships {
 
     /// Returns the groups that a User would belong to with this name, these labels and `spec.groups`, whether or not
     /// the graph knows the User.
-    pub fn would_belong(&self, user: &str, labels: &Labels, groups: &[String]) -> BTreeSet<String> {
+    pub fn groups_of_version(&self, user: &str, labels: &Labels, groups: &[String]) -> BTreeSet<String> {
         let mut direct: BTreeSet<Id> = groups.iter().filter_map(|group| self.groups.id(group)).collect();
         direct.extend(self.matcher.selectors_of(labels));
         direct.retain(|group| self.groups.get(*group).accepts_declared);
@@ -146,8 +147,8 @@ impl Memberships {
     }
 
     /// Returns the groups that a User with these labels and `spec.groups` declares itself a member of without belonging
-    /// to them, by name. `belongs` is the result of [`Memberships::would_belong`].
-    pub fn would_wait(
+    /// to them, by name. `belongs` is the result of [`Memberships::groups_of_version`].
+    pub fn pending_of_version(
         &self,
         labels: &Labels,
         groups: &[String],
@@ -159,7 +160,7 @@ impl Memberships {
         declared.map(|group| (group.clone(), why(&group))).collect()
     }
 
-    /// Like [`Memberships::would_wait`] for a user in the graph, unordered.
+    /// Like [`Memberships::pending_of_version`] for a user in the graph, unordered.
     pub fn pending_of(&self, user: &str) -> impl Iterator<Item = (&str, Pending)> {
         let effective = self.users.id(user).map(|user| &self.users.get(user).effective);
         let waits = move |group: &Id| !effective.is_some_and(|effective| effective.has(*group));
@@ -167,12 +168,6 @@ impl Memberships {
             let node = self.groups.get(group);
             (self.groups.name(group), if node.exists { Pending::NotAccepted } else { Pending::NotFound })
         })
-    }
-
-    /// Returns the groups whose `memberSelector` matches these labels, whether or not they accept declared members:
-    /// existing groups, and the names of deleted ones that hold a role.
-    pub fn selecting(&self, labels: &Labels) -> (BTreeSet<Id>, BTreeSet<String>) {
-        (self.matcher.selectors_of(labels), self.deleted.selecting(labels))
     }
 
     /// Returns the deleted groups with a kept selector, among these groups and all groups below them.
@@ -185,8 +180,8 @@ impl Memberships {
         descendants.union(groups).filter(|group| self.deleted.selector(group).is_some()).cloned().collect()
     }
 
-    /// Returns which of these groups are bound or nested in a bound group, ignoring cuts in cycles. Visits each group
-    /// above them once, because the caller holds the lock of the directory.
+    /// Returns which of these groups are bound or nested in a bound group, including by edges that are cut. Visits each
+    /// group above them once, because the caller holds the lock of the directory.
     pub fn holding(&self, groups: &BTreeSet<String>, is_bound: impl Fn(&str) -> bool) -> BTreeSet<String> {
         let from = groups.iter().filter_map(|group| self.groups.id(group)).collect();
         let ancestors = walk(from, |group| self.groups.get(group).parents.iter().copied());
@@ -196,9 +191,9 @@ impl Memberships {
         groups.iter().filter(|group| holding.contains(*group) || is_bound(group)).cloned().collect()
     }
 
-    /// Returns the upper bound of [`Memberships::would_belong`] that the guard uses. It includes groups that do not
-    /// exist or do not accept the user, memberships before and after their validity, and selectors of deleted groups
-    /// that hold a role, and ignores cuts in cycles.
+    /// Returns an upper bound of [`Memberships::groups_of_version`], for the guard. In addition, it includes groups that do
+    /// not exist or do not accept the user, memberships outside their validity, deleted groups that hold a role and
+    /// whose selector matches, and groups above edges that are cut because of a cycle.
     pub fn would_claim(&self, user: &str, labels: &Labels, groups: &[String]) -> BTreeSet<String> {
         let mut named = self.deleted.selecting(labels);
         named.extend(groups.iter().cloned());
@@ -206,6 +201,16 @@ impl Memberships {
         direct.extend(self.matcher.selectors_of(labels));
         direct.extend(self.naming(user, MembershipSource::BY_GROUP));
         direct.extend(self.timed(user));
+        named.extend(self.with_all_ancestors(direct));
+        named
+    }
+
+    /// Returns the groups of whose `memberSelector` a change of a User's labels affects a condition, and all groups above
+    /// them. As with [`Memberships::would_claim`], the groups need not accept the User or exist.
+    pub fn affected(&self, change: &LabelChange<'_>, counts: Effect) -> BTreeSet<String> {
+        let mut named = self.deleted.affected(change, counts);
+        let mut direct: BTreeSet<Id> = named.iter().filter_map(|group| self.groups.id(group)).collect();
+        direct.extend(self.matcher.affected(change, counts));
         named.extend(self.with_all_ancestors(direct));
         named
     }
@@ -246,14 +251,15 @@ impl Memberships {
         direct.filter(move |(group, user)| self.groups.get(*group).direct[user] & sources != 0).map(|(group, _)| group)
     }
 
-    /// Returns the groups with a time-bound membership of the user, including ended ones: anyone who extends one acts
-    /// on the person who had it.
+    /// Returns the groups with a time-bound membership of the user, including ended ones: extending the validity makes
+    /// the same user a member again.
     fn timed(&self, user: &str) -> impl Iterator<Item = Id> {
         let user = self.users.id(user);
         user.into_iter().flat_map(|user| self.users.get(user).timed.iter().copied())
     }
 
-    /// Returns the users that name the group or that it names, existing or not.
+    /// Returns the users that name the group, or that it names or selects, existing or not. Excludes time-bound
+    /// memberships outside their validity.
     pub fn claimants(&self, group: &str) -> impl Iterator<Item = &str> {
         let direct = self.groups.id(group).map(|group| &self.groups.get(group).direct);
         direct.into_iter().flat_map(HashMap::keys).map(|user| self.users.name(*user))
@@ -263,8 +269,8 @@ impl Memberships {
     pub fn naming_user(&self, user: &str) -> impl Iterator<Item = &str> {
         let node = self.users.id(user).map(|user| self.users.get(user));
         let groups = node.into_iter().flat_map(|node| {
-            let not_yet = node.timed.iter().filter(|group| !node.direct.has(**group));
-            node.direct.iter().chain(not_yet)
+            let only_timed = node.timed.iter().filter(|group| !node.direct.has(**group));
+            node.direct.iter().chain(only_timed)
         });
         groups.map(|group| self.groups.name(*group))
     }
@@ -275,12 +281,12 @@ impl Memberships {
         parents.into_iter().flatten().map(|parent| self.groups.name(*parent))
     }
 
-    /// Returns the users, existing or not, whose [`Memberships::claims`] would contain a group that declared this,
-    /// whether or not it accepts declared members, and regardless of validity. Users that name the group are not
-    /// included.
+    /// Returns the users, existing or not, whose [`Memberships::claims`] would contain a group with this declaration,
+    /// whether or not it accepts declared members, and regardless of validity. Users that only name the group
+    /// themselves are not included.
     pub fn would_have(&self, declared: &DeclaredMembers) -> BTreeSet<String> {
         let named = declared.users.iter().chain(declared.timed.keys()).cloned();
-        let selected = declared.selector.iter().flat_map(|selector| self.matcher.objects_of(selector));
+        let selected = declared.selector.iter().flat_map(|selector| self.matcher.objects_of(selector.clone()));
         let nested = declared.groups.iter().filter_map(|group| self.groups.id(group));
         let descendants: BTreeSet<Id> =
             nested.flat_map(|group| self.transitive(group, |node| &node.children).into_iter().chain([group])).collect();
@@ -294,7 +300,7 @@ impl Memberships {
         named.chain(ids.into_iter().map(|user| self.users.name(user).to_owned())).collect()
     }
 
-    /// Returns the users and groups that the group names and that do not exist, by kind and name.
+    /// Returns kind and name of the users and groups that the group names and that do not exist.
     pub fn missing(&self, group: &str) -> impl Iterator<Item = (&'static str, &str)> {
         let node = self.groups.id(group).map(|group| self.groups.get(group));
         let users = node.into_iter().flat_map(|node| node.users.iter().chain(node.timed.keys()));

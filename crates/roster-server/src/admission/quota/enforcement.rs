@@ -5,7 +5,8 @@
 //!  request ─▶ mutating webhook: waits ─▶ policy roster-quota: is the quota enforced? ─▶ hints ─▶ native quota
 //! ```
 //!
-//! The policy decides, whether or not an operator is running.
+//! The policy enforces this, whether or not an operator is running. The response sets the default requests and limits of
+//! the namespace, which kube-apiserver did not know yet when it received the request.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,19 +14,23 @@ use std::time::Duration;
 use jiff::Timestamp;
 use moka::sync::Cache;
 use roster_core::directory::Directory;
+use roster_core::quota::amount::Amounts;
+use roster_core::quota::defaults::Defaults;
 use roster_runtime::informers::Informers;
 use tokio::time::{Instant, timeout_at};
 
-use super::request::Refusal;
+use super::permits::WaitPermits;
+use super::request::{Demand, Refusal};
 use super::seen::Seen;
 
 /// How long requests wait.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Waits {
-    /// Longest time that one request waits.
+    /// Maximum time that one request waits.
     pub(super) longest: Duration,
-    /// How long requests in a namespace wait, counted from the first one that does so in vain, so that a namespace whose
-    /// quota cannot be enforced does not keep controllers waiting.
+    /// How long requests in a namespace wait, so that a namespace whose quota cannot be enforced does not keep
+    /// controllers waiting. Counted from the first request that has to wait for enforcement, or that times out waiting
+    /// for a larger allotment.
     pub(super) give_up_after: Duration,
 }
 
@@ -36,22 +41,25 @@ impl Default for Waits {
     }
 }
 
-/// How long a namespace in which requests waited in vain is remembered.
+/// How long a namespace in which requests had to wait is remembered.
 const REMEMBERED: Duration = Duration::from_secs(600);
 
 /// Maximum number of namespaces that are remembered.
 const MAX_REMEMBERED: u64 = 100_000;
 
-/// Time between two checks if nothing is notified.
-const PATIENCE: Duration = Duration::from_millis(250);
+/// Maximum time between two checks, if no change is notified.
+const CHECK_INTERVAL: Duration = Duration::from_millis(250);
 
 /// Waits until quotas are enforced.
 pub struct Enforcement {
     informers: Arc<Informers>,
     seen: Arc<Seen>,
+    permits: Arc<WaitPermits>,
     /// When a request first had to wait, by namespace.
     waiting_since: Cache<String, Instant>,
     waits: Waits,
+    /// Default requests and limits of containers, as configured.
+    defaults: Defaults,
 }
 
 /// State of a namespace's quota.
@@ -67,38 +75,64 @@ enum State {
 }
 
 impl Enforcement {
-    /// Reads allotments from `informers`.
-    pub fn new(informers: Arc<Informers>, seen: Arc<Seen>) -> Self {
+    /// Creates an instance that reads allotments from `informers`. `defaults` are the configured requests and limits of
+    /// containers that have none.
+    pub fn new(informers: Arc<Informers>, seen: Arc<Seen>, permits: Arc<WaitPermits>, defaults: Defaults) -> Self {
         let waiting_since = Cache::builder().max_capacity(MAX_REMEMBERED).time_to_live(REMEMBERED).build();
-        Self { informers, seen, waiting_since, waits: Waits::default() }
+        Self { informers, seen, permits, waiting_since, waits: Waits::default(), defaults }
     }
 
     /// Waits until the namespace's quota is enforced.
     ///
     /// # Errors
-    /// If it is not enforced in time. The request is to be denied, as the policy would with less explanation.
-    pub async fn wait(&self, namespace: &str) -> Result<(), Refusal> {
-        let deadline = Instant::now() + self.waits.longest;
+    /// If it is not enforced in time, or the request may not wait. The request must then be denied. The policy would
+    /// also deny it, with less explanation.
+    pub async fn wait(&self, Demand { namespace, is_by_controller, .. }: &Demand) -> Result<(), Refusal> {
+        let is_passed = match self.state(namespace) {
+            State::InForce(revision) if self.seen.is_known(namespace, revision) => {
+                self.waiting_since.invalidate(namespace);
+                true
+            }
+            // The policy decides, and controllers retry.
+            _ => *is_by_controller,
+        };
+        if is_passed {
+            return Ok(());
+        }
+        let permit = self.permits.acquire(&self.informers.directory(), namespace);
+        let longest = if permit.is_some() { self.waits.longest } else { Duration::ZERO };
+        let deadline = Instant::now() + longest;
         loop {
             // Subscribe before the check, so that a change between the two is not missed.
             let moved = self.informers.allotments_changed.notified();
             let (why, is_overdue) = match self.state(namespace) {
-                State::InForce(revision) if self.seen.wait(namespace, revision, deadline).await => {
+                State::InForce(revision) if permit.is_some() && self.seen.wait(namespace, revision, deadline).await => {
                     self.waiting_since.invalidate(namespace);
                     return Ok(());
                 }
+                // kube-apiserver has seen the quota enforced, though not with its current headroom.
+                State::InForce(_) if permit.is_none() && self.seen.knows(namespace) => return Ok(()),
                 State::InForce(_) => {
                     (format!("kube-apiserver has not seen the quota of namespace {namespace} yet"), false)
                 }
                 State::Missing { why, is_overdue } => (why, is_overdue),
             };
             let since = self.waiting_since.get_with(namespace.to_owned(), Instant::now);
-            let is_passing = !is_overdue && since.elapsed() < self.waits.give_up_after;
-            if !is_passing || Instant::now() >= deadline {
-                return Err(Refusal { message: format!("the quota: {why}"), is_passing });
+            let is_temporary = !is_overdue && since.elapsed() < self.waits.give_up_after;
+            if !is_temporary || Instant::now() >= deadline {
+                return Err(Refusal { message: format!("the quota: {why}"), is_temporary });
             }
-            let _ = timeout_at(deadline.min(Instant::now() + PATIENCE), moved).await;
+            let _ = timeout_at(deadline.min(Instant::now() + CHECK_INTERVAL), moved).await;
         }
+    }
+
+    /// Returns the requests and limits that Roster's LimitRange sets in an owned namespace. It may not have reached the
+    /// informers yet.
+    pub fn defaults_in(&self, namespace: &str) -> Defaults {
+        let directory = self.informers.directory();
+        let owner = directory.owner_of(namespace).filter(|owner| directory.user(owner).is_some());
+        let limits = owner.map_or_else(Amounts::new, |owner| directory.limits_of(owner));
+        self.defaults.for_limits(&limits).without(&directory.quotas.defaults_of_others(namespace))
     }
 
     fn state(&self, namespace: &str) -> State {
@@ -128,7 +162,9 @@ fn missing(namespace: &str, owner: Option<&str>, directory: &Directory) -> Strin
         Some(allotment) if allotment.enforced.is_none() => {
             "kube-controller-manager has not counted its usage; check that its resourcequota controller runs"
         }
-        Some(_) => "its ResourceQuota roster is not Roster's or is that of another owner; check that an operator leads",
+        Some(_) => {
+            "its ResourceQuota roster is not managed by Roster or belongs to another owner; check that an operator leads"
+        }
     };
     format!("{what}: {cause}, and try again")
 }
@@ -137,11 +173,13 @@ fn missing(namespace: &str, owner: Option<&str>, directory: &Directory) -> Strin
 mod tests {
     use super::*;
 
+    use super::super::permits::MAX_WAITING_PER_OWNER;
     use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
     use kube::Client;
     use kube::client::Body;
     use roster_core::directory::bindings::NamespaceState;
     use roster_core::quota::allotment::{Allotment, ENFORCED_WITHIN};
+    use roster_core::quota::amount::Amount;
     use roster_runtime::metrics::Metrics;
     use std::io;
 
@@ -151,7 +189,12 @@ mod tests {
             Ok::<_, io::Error>(axum::http::Response::new(Body::from(created.as_bytes().to_vec())))
         };
         let client = Client::new(tower::service_fn(answer), "default");
-        Enforcement::new(Arc::clone(informers), Arc::new(Seen::new(client)))
+        let seen = Arc::new(Seen::new(client));
+        Enforcement::new(Arc::clone(informers), seen, Arc::default(), Defaults::default())
+    }
+
+    fn demand() -> Demand {
+        Demand { namespace: "apollo".to_owned(), ..Demand::default() }
     }
 
     fn informers(owner: &str) -> Arc<Informers> {
@@ -167,12 +210,12 @@ mod tests {
     }
 
     fn in_force() -> Allotment {
-        let enforced = Some([("pods".to_owned(), roster_core::quota::amount::Amount::units(1))].into());
+        let enforced = Some([("pods".to_owned(), Amount::units(1))].into());
         let (term, owner) = (Some("t".to_owned()), Some("dora".to_owned()));
         Allotment { enforced, term, owner, revision: 7, ..Allotment::default() }
     }
 
-    fn hurried(informers: &Arc<Informers>, give_up_after: Duration) -> Enforcement {
+    fn with_short_wait(informers: &Arc<Informers>, give_up_after: Duration) -> Enforcement {
         Enforcement { waits: Waits { longest: Duration::from_millis(20), give_up_after }, ..enforcement(informers) }
     }
 
@@ -184,7 +227,8 @@ mod tests {
             tokio::time::sleep(Duration::from_millis(100)).await;
             set(&informers, in_force());
         };
-        let (waited, ()) = tokio::join!(enforcement.wait("apollo"), later);
+        let demand = demand();
+        let (waited, ()) = tokio::join!(enforcement.wait(&demand), later);
         assert_eq!(waited, Ok(()));
     }
 
@@ -192,15 +236,15 @@ mod tests {
     async fn case_d5_a_refusal_names_the_owner_and_the_cause() {
         let informers = informers("dora");
         set(&informers, Allotment { enforced: None, ..in_force() });
-        let refusal = hurried(&informers, Duration::from_secs(600)).wait("apollo").await.unwrap_err();
-        assert!(refusal.is_passing);
+        let refusal = with_short_wait(&informers, Duration::from_secs(600)).wait(&demand()).await.unwrap_err();
+        assert!(refusal.is_temporary);
         for part in ["namespace apollo", "User dora", "kube-controller-manager"] {
             assert!(refusal.message.contains(part), "{}", refusal.message);
         }
-        let tired = hurried(&informers, Duration::ZERO);
-        assert!(!tired.wait("apollo").await.unwrap_err().is_passing);
+        let given_up = with_short_wait(&informers, Duration::ZERO);
+        assert!(!given_up.wait(&demand()).await.unwrap_err().is_temporary);
         set(&informers, in_force());
-        assert_eq!(tired.wait("apollo").await, Ok(()));
+        assert_eq!(given_up.wait(&demand()).await, Ok(()));
     }
 
     #[tokio::test]
@@ -209,8 +253,8 @@ mod tests {
         let created = Some(Timestamp::now() - ENFORCED_WITHIN);
         set(&informers, Allotment { enforced: None, created, ..in_force() });
         let waited = tokio::time::timeout(Duration::from_secs(5), async {
-            let refusal = enforcement(&informers).wait("apollo").await.unwrap_err();
-            assert!(!refusal.is_passing && refusal.message.contains("kube-controller-manager"), "{refusal:?}");
+            let refusal = enforcement(&informers).wait(&demand()).await.unwrap_err();
+            assert!(!refusal.is_temporary && refusal.message.contains("kube-controller-manager"), "{refusal:?}");
         });
         waited.await.expect("a request waits for eight seconds");
     }
@@ -219,7 +263,33 @@ mod tests {
     async fn the_quota_of_a_former_owner_does_not_count() {
         let informers = informers("heir");
         set(&informers, in_force());
-        let refusal = hurried(&informers, Duration::ZERO).wait("apollo").await.unwrap_err();
+        let refusal = with_short_wait(&informers, Duration::ZERO).wait(&demand()).await.unwrap_err();
         assert!(refusal.message.contains("User heir") && refusal.message.contains("another owner"), "{refusal:?}");
+    }
+
+    #[tokio::test]
+    async fn controllers_and_requests_beyond_the_permits_do_not_wait() {
+        let informers = informers("dora");
+        set(&informers, Allotment { enforced: None, ..in_force() });
+        let enforcement = enforcement(&informers);
+        let soon = Duration::from_secs(5);
+        let by_controller = Demand { is_by_controller: true, ..demand() };
+        let passed = tokio::time::timeout(soon, enforcement.wait(&by_controller)).await.expect("it does not wait");
+        assert_eq!(passed, Ok(()), "the policy decides");
+        let permits: Vec<_> =
+            std::iter::from_fn(|| enforcement.permits.acquire(&informers.directory(), "apollo")).collect();
+        assert_eq!(permits.len(), MAX_WAITING_PER_OWNER);
+        let demand = demand();
+        let refusal = tokio::time::timeout(soon, enforcement.wait(&demand)).await.expect("it does not wait");
+        assert!(refusal.unwrap_err().is_temporary);
+        set(&informers, in_force());
+        assert_eq!(enforcement.wait(&demand).await.map_err(|refusal| refusal.is_temporary), Err(true), "not seen yet");
+        drop(permits);
+        assert_eq!(enforcement.wait(&demand).await, Ok(()));
+        let permits: Vec<_> =
+            std::iter::from_fn(|| enforcement.permits.acquire(&informers.directory(), "apollo")).collect();
+        set(&informers, Allotment { revision: 8, enforced: Some(Amounts::new()), ..in_force() });
+        assert_eq!(enforcement.wait(&demand).await, Ok(()), "it was seen before, with less headroom");
+        assert_eq!(permits.len(), MAX_WAITING_PER_OWNER);
     }
 }

@@ -2,13 +2,16 @@
 //! enough.
 //!
 //! ```text
-//!  namespaces      enforcement ──┬──▶ seen      what kube-apiserver has seen
-//!                  hints ────────┘
-//!                    └──▶ request               reviews, and what they add to usage
+//!  namespaces      enforcement ──┬──▶ seen        what kube-apiserver has seen
+//!                  hints ────────┤
+//!                    │           └──▶ permits     how many requests wait
+//!                    └──▶ request ─▶ defaults     reviews: what they add to usage, and what their containers lack
 //! ```
 
+pub mod defaults;
 pub mod enforcement;
 pub mod hints;
 pub mod namespaces;
+pub mod permits;
 pub mod request;
 pub mod seen;

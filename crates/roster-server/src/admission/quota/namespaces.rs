@@ -2,7 +2,7 @@
 //!
 //! Namespaces that were admitted but not stored yet are recorded in a ConfigMap per owner, by compare-and-swap, so
 //! concurrent requests at different replicas are all counted. The ConfigMap is read before the namespaces are listed: a
-//! namespace that is no longer in the former is in the latter.
+//! namespace that is no longer in the ConfigMap is then in the list.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -24,10 +24,10 @@ use tracing::{info, warn};
 /// How long an admitted namespace counts before it is stored: kube-apiserver's default `--request-timeout`.
 const RESERVED_FOR: SignedDuration = SignedDuration::from_secs(60);
 
-/// Most attempts when writes conflict.
+/// Maximum number of attempts when writes conflict.
 const ATTEMPTS: usize = 16;
 
-/// Longest wait for a new User to reach the informers.
+/// Maximum wait for a new User to reach the informers.
 const INFORMER_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Result of judging a request.
@@ -65,7 +65,7 @@ struct Owner {
 }
 
 impl NamespaceCount {
-    /// Keeps the ConfigMaps in `namespace`.
+    /// Creates an instance that keeps its ConfigMaps in `namespace`.
     pub fn new(client: Client, namespace: &str, informers: Arc<Informers>) -> Self {
         Self {
             namespaces: Api::all(client.clone()),
@@ -98,7 +98,7 @@ impl NamespaceCount {
         };
         // kube-apiserver has not generated the name for `generateName` yet.
         let name = Some(name).filter(|name| !name.is_empty()).unwrap_or_else(|| request.uid.clone());
-        // Otherwise a create that fails would leave a reservation.
+        // Checked first, because a create that fails later would leave a reservation.
         if request.operation == Operation::Create {
             match self.namespaces.get_metadata_opt(&name).await {
                 Ok(None) => {}
@@ -242,7 +242,7 @@ fn empty_reservations(owner: &Owner) -> ConfigMap {
     ConfigMap { metadata, ..ConfigMap::default() }
 }
 
-/// Admitted namespaces that are not stored yet, as far as is known.
+/// Returns the admitted namespaces that are not known to be stored yet.
 fn reserved(reservations: Option<&ConfigMap>, owned: &BTreeSet<String>, now: Timestamp) -> BTreeMap<String, Timestamp> {
     let data = reservations.and_then(|reservations| reservations.data.as_ref()).into_iter().flatten();
     let parsed = data.filter_map(|(name, until)| Some((name.clone(), until.parse::<Timestamp>().ok()?)));
@@ -274,7 +274,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn stored_and_expired_notes_are_ignored() {
+    fn stored_and_expired_reservations_are_ignored() {
         let now = Timestamp::from_second(1_800_000_000).unwrap();
         let data = [
             ("coming", (now + RESERVED_FOR).to_string()),

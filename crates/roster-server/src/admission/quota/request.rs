@@ -1,6 +1,8 @@
 //! Requests that add to the usage of an owned namespace, and the responses to them.
 
+use base64::prelude::{BASE64_STANDARD, Engine as _};
 use jiff::Timestamp;
+use json_patch::Patch;
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod, Service};
 use kube::core::GroupVersionResource;
 use roster_core::quota::amount::{Amount, Amounts};
@@ -10,23 +12,32 @@ use serde::de::DeserializeOwned;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
-/// Most resource names that a request may use. Whatever waits is in memory, and nobody limits more names than that.
+use super::defaults::Containers;
+
+/// Maximum number of resource names in a request. Waiting requests are kept in memory, and no real quota limits more
+/// names than that.
 const MAX_NAMES: usize = 256;
+
+/// Username of kube-controller-manager.
+const CONTROLLER_MANAGER: &str = "system:kube-controller-manager";
+
+/// Group of the ServiceAccounts in kube-system, among them those of kube-controller-manager's controllers.
+const SYSTEM_ACCOUNTS: &str = "system:serviceaccounts:kube-system";
 
 /// Why a request is denied.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Refusal {
     /// What is wrong and what to do.
     pub message: String,
-    /// Whether the client should send the request again. Clients such as kubectl and controllers then do so by
-    /// themselves, several times.
-    pub is_passing: bool,
+    /// Whether the client should send the request again. Clients such as kubectl and controllers then retry several
+    /// times without user action.
+    pub is_temporary: bool,
 }
 
 impl Refusal {
     fn status(&self) -> Value {
         let message = &self.message;
-        if self.is_passing {
+        if self.is_temporary {
             let details = json!({"retryAfterSeconds": 1});
             let (reason, code) = ("TooManyRequests", 429);
             json!({"status": "Failure", "message": message, "reason": reason, "code": code, "details": details})
@@ -57,6 +68,25 @@ struct Request<'a> {
     object: Option<&'a RawValue>,
     #[serde(borrow)]
     old_object: Option<&'a RawValue>,
+    #[serde(default)]
+    user_info: Requester,
+}
+
+/// Who sent the request.
+#[derive(Default, Deserialize)]
+struct Requester {
+    #[serde(default)]
+    username: String,
+    #[serde(default)]
+    groups: Vec<String>,
+}
+
+impl Requester {
+    /// Returns whether it is a controller of Kubernetes. Depending on its flags, kube-controller-manager uses its own
+    /// name or ServiceAccounts in kube-system.
+    fn is_controller(&self) -> bool {
+        self.username == CONTROLLER_MANAGER || self.groups.iter().any(|group| group == SYSTEM_ACCOUNTS)
+    }
 }
 
 /// Amounts that a request adds to a namespace's usage.
@@ -66,24 +96,35 @@ pub struct Demand {
     pub namespace: String,
     /// Added amounts by resource name. Empty if the request adds nothing that counts.
     pub wanted: Amounts,
+    /// Whether a controller of Kubernetes sent the request. It must not wait: a controller has only a few workers for
+    /// the objects of all users, and retries by itself.
+    pub is_by_controller: bool,
 }
 
-/// An AdmissionReview, reduced to what the demand and the response need.
+/// An AdmissionReview, reduced to what the decision and the response need.
 pub struct QuotaReview {
     api_version: String,
     kind: String,
     uid: String,
     /// Amounts that the request adds.
     pub demand: Demand,
+    /// The containers of a pod that the request creates.
+    pub containers: Option<Containers>,
 }
 
 impl QuotaReview {
-    /// Returns the response: it allows the request unless there is a refusal.
-    pub fn answer(self, refusal: Option<&Refusal>) -> Value {
+    /// Returns the response: it allows the request, with a patch of the object if there is one, or refuses it.
+    pub fn answer(self, verdict: Result<Option<Patch>, Refusal>) -> Value {
         let Self { api_version, kind, uid, .. } = self;
-        let mut response = json!({"uid": uid, "allowed": refusal.is_none()});
-        if let Some(refusal) = refusal {
-            response["status"] = refusal.status();
+        let mut response = json!({"uid": uid, "allowed": verdict.is_ok()});
+        match verdict {
+            Ok(None) => {}
+            Ok(Some(patch)) => {
+                let patch = serde_json::to_vec(&patch).expect("a patch is JSON");
+                response["patchType"] = json!("JSONPatch");
+                response["patch"] = json!(BASE64_STANDARD.encode(patch));
+            }
+            Err(refusal) => response["status"] = refusal.status(),
         }
         json!({"apiVersion": api_version, "kind": kind, "response": response})
     }
@@ -96,33 +137,42 @@ impl QuotaReview {
 pub fn parse(body: &[u8], now: Timestamp) -> serde_json::Result<Option<QuotaReview>> {
     let Envelope { api_version, kind, request } = serde_json::from_slice(body)?;
     Ok(request.map(|request| {
-        let demand = Demand { wanted: requested(&request, now), namespace: request.namespace };
-        QuotaReview { api_version, kind, uid: request.uid, demand }
+        let ((wanted, containers), is_by_controller) = (requested(&request, now), request.user_info.is_controller());
+        let demand = Demand { wanted, namespace: request.namespace, is_by_controller };
+        QuotaReview { api_version, kind, uid: request.uid, demand, containers }
     }))
 }
 
-/// Returns the amounts that the request adds: the new object's minus the old one's.
-fn requested(request: &Request<'_>, now: Timestamp) -> Amounts {
-    let (old, new) = (request.old_object, request.object);
+/// Returns the amounts that the request adds, which are the new object's minus the old one's, and the containers of a new
+/// pod.
+fn requested(request: &Request<'_>, now: Timestamp) -> (Amounts, Option<Containers>) {
     match request.resource.resource.as_str() {
-        "pods" => added::<Pod>(old, new, |pod| of_pod(pod, now)),
-        "persistentvolumeclaims" => added::<PersistentVolumeClaim>(old, new, of_claim),
-        "services" => added::<Service>(old, new, of_service),
-        _ => Amounts::new(),
+        "pods" => {
+            let (old, new) = objects::<Pod>(request);
+            let containers = new.as_ref().filter(|_| old.is_none()).and_then(Containers::of);
+            (added(old.as_ref(), new.as_ref(), |pod| of_pod(pod, now)), containers)
+        }
+        "persistentvolumeclaims" => {
+            let (old, new) = objects::<PersistentVolumeClaim>(request);
+            (added(old.as_ref(), new.as_ref(), of_claim), None)
+        }
+        "services" => {
+            let (old, new) = objects::<Service>(request);
+            (added(old.as_ref(), new.as_ref(), of_service), None)
+        }
+        _ => (Amounts::new(), None),
     }
 }
 
-fn added<K: DeserializeOwned>(
-    old: Option<&RawValue>,
-    new: Option<&RawValue>,
-    usage: impl Fn(&K) -> Amounts,
-) -> Amounts {
-    let used = |object: Option<&RawValue>| {
-        let object: Option<K> = object.and_then(|object| serde_json::from_str(object.get()).ok());
-        object.as_ref().map(&usage).unwrap_or_default()
-    };
-    let before = used(old);
-    let rest = used(new).into_iter().map(|(name, amount)| {
+fn objects<K: DeserializeOwned>(request: &Request<'_>) -> (Option<K>, Option<K>) {
+    let parsed =
+        |object: Option<&RawValue>| object.and_then(|object| serde_json::from_str::<Option<K>>(object.get()).ok()?);
+    (parsed(request.old_object), parsed(request.object))
+}
+
+fn added<K>(old: Option<&K>, new: Option<&K>, usage: impl Fn(&K) -> Amounts) -> Amounts {
+    let [before, after] = [old, new].map(|object| object.map(&usage).unwrap_or_default());
+    let rest = after.into_iter().map(|(name, amount)| {
         let less = before.get(&name).copied().unwrap_or_default();
         (name, amount.saturating_sub(less))
     });
@@ -152,7 +202,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_request_adds_is_what_counts() {
+    fn only_what_a_request_adds_counts() {
         let of = |object: Value, old: Value| review(&request(&object, &old)).demand;
         let added = of(service(3), service(1));
         assert_eq!(added.namespace, "x");
@@ -163,7 +213,24 @@ mod tests {
     }
 
     #[test]
-    fn what_names_too_much_is_left_to_native_quota() {
+    fn controllers_of_kubernetes_are_recognized() {
+        let is_controller = |user: Value| {
+            let mut request = request(&service(1), &Value::Null);
+            request["userInfo"] = user;
+            review(&request).demand.is_by_controller
+        };
+        assert!(is_controller(json!({"username": "system:kube-controller-manager"})));
+        let of_replica_sets = "system:serviceaccount:kube-system:replicaset-controller";
+        let groups = ["system:serviceaccounts", "system:serviceaccounts:kube-system", "system:authenticated"];
+        assert!(is_controller(json!({"username": of_replica_sets, "groups": groups})));
+        assert!(!is_controller(json!({"username": of_replica_sets})), "a user could have that name");
+        let own = ["system:serviceaccounts", "system:serviceaccounts:apollo"];
+        assert!(!is_controller(json!({"username": "system:serviceaccount:apollo:ci", "groups": own})));
+        assert!(!is_controller(json!({})));
+    }
+
+    #[test]
+    fn requests_with_too_many_names_are_left_to_native_quota() {
         let demand = |names: usize| {
             let requests: serde_json::Map<_, _> =
                 (0..names).map(|at| (format!("example.com/{at}"), json!("1"))).collect();
@@ -177,22 +244,22 @@ mod tests {
     }
 
     #[test]
-    fn the_answer_says_whether_to_try_again() {
-        let answer = |refusal: Option<&Refusal>| review(&request(&service(1), &Value::Null)).answer(refusal);
+    fn the_response_says_whether_to_try_again() {
+        let answer = |verdict| review(&request(&service(1), &Value::Null)).answer(verdict);
         let allowed = json!({
             "apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview", "response": {"uid": "u-1", "allowed": true},
         });
-        assert_eq!(answer(None), allowed);
-        let refusal = |is_passing| Refusal { message: "why".to_owned(), is_passing };
-        let passing = answer(Some(&refusal(true)));
+        assert_eq!(answer(Ok(None)), allowed);
+        let refusal = |is_temporary| Refusal { message: "why".to_owned(), is_temporary };
+        let passing = answer(Err(refusal(true)));
         assert_eq!(passing["response"]["allowed"], false);
         assert_eq!(passing["response"]["status"]["code"], 429);
         assert_eq!(passing["response"]["status"]["details"]["retryAfterSeconds"], 1);
-        assert_eq!(answer(Some(&refusal(false)))["response"]["status"]["code"], 403);
+        assert_eq!(answer(Err(refusal(false)))["response"]["status"]["code"], 403);
     }
 
     #[test]
-    fn what_is_no_review_is_an_error() {
+    fn a_body_that_is_not_a_review_is_an_error() {
         assert!(parse(b"[]", Timestamp::now()).is_err());
         let empty = br#"{"apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview"}"#;
         assert!(parse(empty, Timestamp::now()).unwrap().is_none());

@@ -1,9 +1,9 @@
 //! Waits until kube-apiserver has seen a ResourceQuota.
 //!
-//! kube-apiserver's quota admission and its policies read ResourceQuotas from an informer, which may lag behind etcd and
-//! behind Roster's own watch. No API reads that informer, but a policy does: `roster-quota-seen` denies a dry run until the
-//! informer has the revision that the dry run names. If several kube-apiservers run, only the one that the operator is
-//! connected to is asked.
+//! kube-apiserver's quota admission and its policies read ResourceQuotas from an informer, which may lag behind etcd
+//! and behind Roster's own watch. No API reads that informer, but a policy does: `roster-quota-seen` denies a dry run
+//! until the informer has the revision that the dry run names. If several kube-apiservers run, only the one that the
+//! operator is connected to is asked.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,7 +24,7 @@ const POLICY: &str = "roster-quota-seen";
 /// Name of the ResourceQuota that is never created.
 const NAME: &str = "roster-seen";
 
-/// Its annotation: the revision that the informer must have.
+/// Annotation of that ResourceQuota: the revision that the informer must have.
 const SEEN_ANNOTATION: &str = "roster.dev/seen";
 
 /// Time between the first two dry runs. It doubles up to [`MAX_INTERVAL`].
@@ -50,16 +50,26 @@ pub struct Seen {
 }
 
 impl Seen {
-    /// Sends dry runs through `client`.
+    /// Creates an instance that sends dry runs through `client`.
     pub fn new(client: Client) -> Self {
         let locks = Cache::builder().max_capacity(MAX_KNOWN).time_to_idle(LOCK_LIFETIME).build();
         Self { client, known: Cache::new(MAX_KNOWN), locks }
     }
 
-    /// Waits until kube-apiserver's informer has this revision of the namespace's ResourceQuota. Returns false if it has
-    /// not by the deadline, or if that can't be found out.
+    /// Returns whether kube-apiserver's informer is known to have this revision, without asking it.
+    pub fn is_known(&self, namespace: &str, revision: u64) -> bool {
+        self.known.get(namespace).is_some_and(|known| known >= revision)
+    }
+
+    /// Returns whether kube-apiserver's informer is known to have any revision.
+    pub fn knows(&self, namespace: &str) -> bool {
+        self.known.contains_key(namespace)
+    }
+
+    /// Waits until kube-apiserver's informer has this revision of the namespace's ResourceQuota. Returns false if it
+    /// does not have it by the deadline, or if that can't be determined.
     pub async fn wait(&self, namespace: &str, revision: u64, deadline: Instant) -> bool {
-        let is_known = || self.known.get(namespace).is_some_and(|known| known >= revision);
+        let is_known = || self.is_known(namespace, revision);
         if is_known() {
             return true;
         }
@@ -76,7 +86,7 @@ impl Seen {
                     return true;
                 }
                 Ok(Ok(false)) => {}
-                Ok(Err(error)) => debug!(namespace, %error, "asking what kube-apiserver has seen failed"),
+                Ok(Err(error)) => debug!(namespace, %error, "checking what kube-apiserver has seen failed"),
                 Err(_) => return false,
             }
             let next = Instant::now() + interval;
@@ -91,10 +101,11 @@ impl Seen {
     async fn is_seen(&self, namespace: &str, revision: u64) -> kube::Result<bool> {
         let quotas: Api<ResourceQuota> = Api::namespaced(self.client.clone(), namespace);
         let params = PostParams { dry_run: true, ..PostParams::default() };
-        match quotas.create(&params, &question(revision)).await {
+        match quotas.create(&params, &probe(revision)).await {
             Ok(_) => Ok(true),
             Err(kube::Error::Api(status)) if [403, 422].contains(&status.code) => {
-                // Other policies and quotas say nothing about the informer.
+                // A rejection by another policy or quota says nothing about the informer, so requests do not wait for
+                // it.
                 Ok(!status.message.contains(POLICY))
             }
             Err(error) => Err(error),
@@ -103,7 +114,7 @@ impl Seen {
 }
 
 /// Returns the object of the dry run.
-fn question(revision: u64) -> ResourceQuota {
+fn probe(revision: u64) -> ResourceQuota {
     let annotations = [(SEEN_ANNOTATION.to_owned(), revision.to_string())];
     let metadata = ObjectMeta {
         name: Some(NAME.to_owned()),

@@ -9,6 +9,7 @@ use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use roster_api::credentials::{ApiKeySpec, ApiKeyStatus};
 use roster_api::directory::API_VERSION;
+use roster_api::printable::is_unsafe;
 use roster_credentials::api_key::{ApiKey, MAX_KEYS, MAX_NAME_CHARACTERS};
 use roster_credentials::credential::Credential;
 use roster_runtime::notifications::Notice;
@@ -120,7 +121,7 @@ pub(crate) async fn create(
         has_room
     };
     let confirmation = Some(confirmation).filter(|_| is_own);
-    let change = CredentialChange { api: &api, target: &target, person: &person, confirmation };
+    let change = CredentialChange { api: &api, target: &target, person: &person, is_own, confirmation };
     if !change.make(add).await? {
         return Err(ApiError::refused(format!("a user may have at most {MAX_KEYS} API keys: revoke one first"), about));
     }
@@ -138,8 +139,10 @@ pub(crate) async fn create(
 
 fn expiry(spec: &ApiKeySpec, max_lifetime: Duration, now: Timestamp, about: About<'_>) -> Result<Timestamp, ApiError> {
     let name = spec.display_name.trim();
-    if name.is_empty() || name.chars().count() > MAX_NAME_CHARACTERS || name.chars().any(char::is_control) {
-        let message = format!("must have 1 to {MAX_NAME_CHARACTERS} characters and no control characters");
+    if name.is_empty() || name.chars().count() > MAX_NAME_CHARACTERS || name.chars().any(is_unsafe) {
+        let message = format!(
+            "must have 1 to {MAX_NAME_CHARACTERS} characters, without control characters or marks of the direction of writing"
+        );
         return Err(ApiError::invalid(about, "spec.displayName", &message));
     }
     let Some(expires) = &spec.expiration_timestamp else { return Ok(now + LIFETIME.min(max_lifetime)) };
@@ -165,7 +168,8 @@ pub(crate) async fn revoke(
 ) -> Result<Response, ApiError> {
     let is_dry_run = is_dry_run || read_delete_options(request).await?;
     let person = load_user(&api, &target)?;
-    if !is_self(&api, &target) {
+    let is_own = is_self(&api, &target);
+    if !is_own {
         control(&api, &target).await?;
     }
     let revoke = |credential: &mut Credential| {
@@ -175,7 +179,8 @@ pub(crate) async fn revoke(
         }
         found.is_some()
     };
-    let found = api.logins.vault.update(&person, revoke).await.map_err(unreachable)?;
+    let change = CredentialChange { api: &api, target: &target, person: &person, is_own, confirmation: None };
+    let found = change.apply(revoke).await?;
     if !found.unwrap_or(false) {
         return Err(ApiError::not_found(About { resource: &target.resource, name: &name }));
     }

@@ -30,11 +30,11 @@ use crate::apiserver::state::{ApiState, CallerExtension, DirectoryApi};
 use crate::apiserver::status::ApiError;
 use crate::apiserver::target::{Target, ambiguous};
 
-/// Most assignments in a response; `metadata.continue` leads to the rest. With groups expanded to their members, a
-/// large cluster has millions.
+/// Maximum number of assignments in a response; `metadata.continue` leads to the rest. With groups expanded to their
+/// members, a large cluster has millions.
 const MAX_ITEMS: usize = 1000;
 
-/// Parameters that filter, also in a field selector.
+/// Filter parameters, which are also allowed in a field selector.
 const FIELDS: &[&str] = &["effective", "group", "includeNames", "role", "scope", "user"];
 
 /// Other parameters.
@@ -194,10 +194,10 @@ pub(crate) async fn list(
     let form = Form::of(&headers)?;
     api.admit(&caller, "list", "roleassignments", "", "").await?;
     request.filter.user = request.user.as_deref().map(|key| assignee(&api, key)).transpose()?;
-    answer(&api, request, form, permit).await
+    answer(&api, request, None, form, permit).await
 }
 
-/// Finds the user that a key stands for. The caller may list all assignments, which name every user that holds a role.
+/// Finds the user that a key stands for. An error may name users, because the caller may list all assignments anyway.
 fn assignee(api: &DirectoryApi, key: &str) -> Result<Assignee, ApiError> {
     let directory = api.informers.directory();
     match directory.users_by_key(key).as_slice() {
@@ -236,7 +236,7 @@ impl<S: Sync> FromRequestParts<S> for UserAssignmentsRequest {
 /// `GET users/{key}/roleassignments`: assignments of the user, direct or through groups.
 ///
 /// # Errors
-/// 400 for an invalid continue token.
+/// 400 for an invalid continue token, 404 if the user has been deleted.
 pub(crate) async fn of_user(
     api: ApiState,
     Extension(permit): Extension<RequestPermit>,
@@ -244,14 +244,15 @@ pub(crate) async fn of_user(
     target: Target,
 ) -> Result<Response, ApiError> {
     request.written.extend(["of=", &target.uid, "&"]);
-    request.filter.user = Some(Assignee::User(target.name));
+    request.filter.user = Some(Assignee::User(target.name.clone()));
     request.filter.is_effective = true;
-    answer(&api, request, form, permit).await
+    answer(&api, request, Some(target), form, permit).await
 }
 
 async fn answer(
     api: &Arc<DirectoryApi>,
     request: Request,
+    target: Option<Target>,
     form: Form,
     permit: RequestPermit,
 ) -> Result<Response, ApiError> {
@@ -266,13 +267,17 @@ async fn answer(
         let skip = usize::try_from(offset).unwrap_or(usize::MAX);
         let name = |subject: &Subject| display_name(&informers, subject);
         let display_name = include_names.then_some(&name as &DisplayName<'_>);
-        if request.is_empty {
-            return Vec::new();
+        let directory = informers.directory();
+        if let Some(target) = target {
+            target.find_in(&directory)?;
         }
-        // One more than returned, to know whether there are more.
-        find(&informers.directory(), &filter, (skip, limit + 1), display_name)
+        if request.is_empty {
+            return Ok(Vec::new());
+        }
+        // Find one more than is returned, to know whether there are more.
+        Ok::<_, ApiError>(find(&directory, &filter, (skip, limit + 1), display_name))
     };
-    let mut found = blocking(move || (search(), permit)).await?.0;
+    let mut found = blocking(move || (search(), permit)).await?.0?;
     let mut metadata = json!({"resourceVersion": api.informers.user_catalogue.peek().revision.to_string()});
     if found.len() > limit {
         found.truncate(limit);

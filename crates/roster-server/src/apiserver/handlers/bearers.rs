@@ -1,5 +1,5 @@
-//! Endpoints that let others verify Roster's tokens: the token webhook (`TokenReview`), and OpenID Connect's discovery
-//! documents. Both are public: a caller with a valid token already knows that it is valid.
+//! Endpoints with which other services verify Roster's tokens: the token webhook (`TokenReview`), and OpenID Connect's
+//! discovery documents. Both are public: a caller with a valid token already knows that it is valid.
 
 use axum::extract::{Request, State};
 use axum::response::{IntoResponse, Response};

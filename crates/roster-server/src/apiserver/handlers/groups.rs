@@ -11,6 +11,7 @@ use roster_core::directory::index::query::{Condition, ValueTest};
 use serde_json::json;
 
 use super::users::membership;
+use crate::apiserver::authenticate::RequestCredential;
 use crate::apiserver::collection::{list_or_watch, single};
 use crate::apiserver::limits::RequestPermit;
 use crate::apiserver::list::list as list_records;
@@ -29,12 +30,13 @@ use crate::apiserver::status::{About, ApiError};
 pub(crate) async fn list(
     api: ApiState,
     Extension(caller): CallerExtension,
+    Extension(credential): Extension<RequestCredential>,
     Extension(permit): Extension<RequestPermit>,
     RawQuery(query): RawQuery,
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
     let params = ListParams::read(GROUPS.fields, query.as_deref().unwrap_or_default())?;
-    list_or_watch(&api, &caller, &GROUPS, params, Form::of(&headers)?, permit).await
+    list_or_watch(&api, (&caller, credential), &GROUPS, params, Form::of(&headers)?, permit).await
 }
 
 /// `GET groups/{name}`: returns a group.
@@ -51,7 +53,7 @@ pub(crate) async fn get(
     let (form, get) = (Form::of(&headers)?, GetParams::read(query.as_deref())?);
     api.admit(&caller, "get", "groups", &name, &name).await?;
     reached(&api.informers.group_catalogue, get.resource_version).await?;
-    single(&api, &caller, &GROUPS, (&name, &name), form, get.include)
+    single(&api, &caller, &GROUPS, (&name, None, &name), form, get.include)
 }
 
 /// `GET groups/{name}/members`: lists the users in a group. Supports all list parameters, but no watch.
@@ -88,7 +90,8 @@ pub(crate) async fn members(
 /// `GET groups/{name}/members/{user}`: returns how the user belongs to the group.
 ///
 /// # Errors
-/// 404 if it does not, 400 for an unknown parameter, 409 if the key stands for several Users, 401, 403 or 503 from authorization.
+/// 404 if the user does not belong to it, 400 for an unknown parameter, 409 if the key stands for several Users, 401,
+/// 403 or 503 from authorization.
 pub(crate) async fn member(
     api: ApiState,
     Extension(caller): CallerExtension,
@@ -100,7 +103,7 @@ pub(crate) async fn member(
     let directory = api.informers.directory();
     let users = directory.users_by_key(&key);
     if users.len() > 1 {
-        // Without their names: the caller may read members of this group, and not every user.
+        // The message does not name them: the caller may read members of this group, but perhaps not other users.
         let message = format!("{key:?} stands for several users: use the UID");
         return Err(ApiError::conflict(message, About { resource: "groups/members", name: &key }));
     }

@@ -20,8 +20,8 @@ use tracing::warn;
 
 use crate::apiserver::body::{read_secret_body, read_write_params};
 use crate::apiserver::control::failed;
-use crate::apiserver::object::api_invalid;
 use crate::apiserver::object::created;
+use crate::apiserver::object::invalid_login;
 use crate::apiserver::source::SourceAddress;
 use crate::apiserver::state::{ApiState, CallerExtension, DirectoryApi};
 use crate::apiserver::status::{About, ApiError};
@@ -29,10 +29,10 @@ use crate::apiserver::status::{About, ApiError};
 /// Issuer name shown in authenticator apps.
 pub(crate) const OTP_ISSUER: &str = "Roster";
 
-/// Longest username or email address, in bytes.
+/// Maximum length of a username or email address, in bytes.
 const MAX_USERNAME_BYTES: usize = 320;
 
-/// `POST logins`: exchanges credentials for a token. Public; through kube-apiserver, its RBAC applies.
+/// `POST logins`: exchanges credentials for a token. Public. Requests through kube-apiserver are subject to its RBAC.
 ///
 /// # Errors
 /// As [`read_secret_body`]; 401 for any wrong credential, without a reason; 422, 429 or 503.
@@ -47,7 +47,7 @@ pub(crate) async fn login(
     check_login(&api, &spec)?;
     let _share = api.attempts.take(network_of(address)).ok_or_else(ApiError::too_many_requests)?;
     let secret = spec.password.as_ref().map(Secret::Password).or(spec.invitation.as_ref().map(Secret::Invitation));
-    let secret = secret.ok_or_else(|| api_invalid("spec.password", "is required"))?;
+    let secret = secret.ok_or_else(|| invalid_login("spec.password", "is required"))?;
     let attempt = LoginAttempt {
         username: &spec.username,
         secret,
@@ -74,16 +74,16 @@ pub(crate) async fn login(
 fn check_login(api: &DirectoryApi, spec: &LoginSpec) -> Result<(), ApiError> {
     check_username("logins", &spec.username)?;
     if spec.password.is_some() == spec.invitation.is_some() {
-        return Err(api_invalid("spec", "exactly one of password and invitation must be set"));
+        return Err(invalid_login("spec", "exactly one of password and invitation must be set"));
     }
     if spec.invitation.is_some() && spec.new_password.is_none() {
-        return Err(api_invalid("spec.newPassword", "must be set with an invitation"));
+        return Err(invalid_login("spec.newPassword", "must be set with an invitation"));
     }
     if let Some(audience) = &spec.audience
         && !api.logins.issuer.audiences.issued().any(|known| known == audience)
     {
         let known: Vec<&str> = api.logins.issuer.audiences.issued().map(String::as_str).collect();
-        return Err(api_invalid("spec.audience", &format!("must be one of: {}", known.join(", "))));
+        return Err(invalid_login("spec.audience", &format!("must be one of: {}", known.join(", "))));
     }
     Ok(())
 }
@@ -96,7 +96,7 @@ fn check_username(resource: &str, username: &str) -> Result<(), ApiError> {
     Ok(())
 }
 
-/// Rejects `dryRun`: an attempt always counts.
+/// Rejects `dryRun`, because every attempt counts towards lockout.
 fn refuse_dry_run(query: Option<&str>) -> Result<(), ApiError> {
     if read_write_params(&Method::POST, query)? {
         return Err(ApiError::bad_parameter("dryRun", "is not supported here: every login attempt counts"));

@@ -20,9 +20,7 @@ use serde_json::json;
 use tracing::info;
 
 use crate::apiserver::body::{DryRun, read_body, read_secret_body};
-use crate::apiserver::confirm::{
-    Confirmation, CredentialChange, MAX_ATTEMPTS, check_current, contended, lock_for_recheck,
-};
+use crate::apiserver::confirm::{Confirmation, CredentialChange, MAX_ATTEMPTS, contended, lock_for_recheck};
 use crate::apiserver::control::{control, failed, is_self, load_user, no_credential, refuse_api_key, unreachable};
 use crate::apiserver::object::created;
 use crate::apiserver::source::SourceAddress;
@@ -33,7 +31,7 @@ use crate::apiserver::target::Target;
 /// Lifetime of an invitation without an expiration timestamp.
 const INVITATION_LIFETIME: Duration = Duration::from_secs(24 * 3600);
 
-/// Longest lifetime of an invitation.
+/// Maximum lifetime of an invitation.
 const MAX_INVITATION_LIFETIME: Duration = Duration::from_secs(30 * 24 * 3600);
 
 /// `POST users/{key}/password`: sets a password.
@@ -88,16 +86,18 @@ async fn change_password(
         source: change.source,
         is_waived_without_password: false,
     };
+    let is_own = change.is_own;
     let credential =
-        CredentialChange { api, target, person, confirmation: Some(confirmation).filter(|_| change.is_own) };
+        CredentialChange { api, target, person, is_own, confirmation: Some(confirmation).filter(|_| is_own) };
     let mut hashed = ComputedHashes::default();
     for _ in 0..MAX_ATTEMPTS {
-        let (opened, mut after) = credential.open(&mut hashed).await?;
-        // Another user's password history is not revealed, not even that a password was used before.
+        let opened = credential.open(&mut hashed).await?;
+        let (opened, mut after) = opened.ok_or_else(|| no_credential(target))?;
+        // Another user's password history is not checked: the response would reveal that a password was used before.
         let used = opened.credential.used(verifier.policy.history).filter(|_| change.is_own);
         let hash = verifier.accept(&change.spec.new_password, person, used, &mut hashed).await;
-        // Hashing takes time, so check again.
-        check_current(api, target)?;
+        // Hashing takes time.
+        credential.check().await?;
         let hash = hash.map_err(invalid)?;
         let set_by = if change.is_own { SetBy::Owner } else { SetBy::Other };
         let now = Timestamp::now();
@@ -142,8 +142,9 @@ pub(crate) async fn invite(
     let invitation = Invitation { digest: Digest::of(&code), expires };
     if !is_dry_run {
         let set = |credential: &mut Credential| credential.invitation = Some(invitation.clone());
-        let written = api.logins.vault.update(&person, set).await.map_err(unreachable)?;
-        written.ok_or_else(|| no_credential(&target))?;
+        let change =
+            CredentialChange { api: &api, target: &target, person: &person, is_own: false, confirmation: None };
+        change.apply(set).await?.ok_or_else(|| no_credential(&target))?;
         info!(user = target.name, by = target.caller.username, "user invited to set a password");
     }
     let status = InvitationStatus { user: Some(target.reference()), code, expiration_timestamp: Time(expires) };
@@ -165,8 +166,10 @@ pub(crate) async fn unlock(
     control(&api, &target).await?;
     if !is_dry_run {
         let unlock = |credential: &mut Credential| credential.failed = FailedLogins::default();
-        let written = api.logins.vault.update(&person, unlock).await.map_err(unreachable)?;
-        written.ok_or_else(|| no_credential(&target))?;
+        // Users can't unlock themselves without control of the identity either.
+        let change =
+            CredentialChange { api: &api, target: &target, person: &person, is_own: false, confirmation: None };
+        change.apply(unlock).await?.ok_or_else(|| no_credential(&target))?;
         info!(user = target.name, by = target.caller.username, "user unlocked");
     }
     Ok(created("Unlock", Some(&target), &spec, &ActionStatus { user: target.reference() }))

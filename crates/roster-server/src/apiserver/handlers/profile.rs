@@ -28,21 +28,22 @@ use crate::apiserver::status::{About, ApiError};
 use crate::apiserver::target::{SELF, Target};
 
 /// Fields of `spec` that users may change themselves.
-const OWN: &[&str] = &["displayName", "language", "mobile", "preferredShell", "timezone"];
+const EDITABLE: &[&str] = &["displayName", "language", "mobile", "preferredShell", "timezone"];
 
 const MERGE_PATCH: &str = "application/merge-patch+json";
 const JSON_PATCH: &str = "application/json-patch+json";
 
-/// Most operations in a JSON patch. There are five fields.
+/// Maximum number of operations in a JSON patch. There are five editable fields.
 const MAX_OPERATIONS: usize = 32;
 
-/// Most attempts when writes conflict.
+/// Maximum number of attempts when writes conflict.
 const MAX_ATTEMPTS: usize = 5;
 
 /// `PATCH users/{key}`: changes the caller's own profile.
 ///
 /// # Errors
-/// 405 for any key but `~`, 413, 415, 401 if the caller is inactive, as `changes`, or kube-apiserver's status.
+/// 405 for any key but `~`, 413, 415, 401 if the caller is inactive, the errors of `changes`, or kube-apiserver's
+/// status.
 pub(crate) async fn patch(
     api: ApiState,
     form: Form,
@@ -53,7 +54,7 @@ pub(crate) async fn patch(
     request: Request,
 ) -> Result<Response, ApiError> {
     let target = target.map_err(|error| match error.code() {
-        // An authorized caller, who wants to create the user by server-side apply.
+        // The caller is authorized, and probably wants to create the User by server-side apply.
         StatusCode::NOT_FOUND if key != SELF => read_only::patch_of_another(""),
         _ => error,
     })?;
@@ -98,7 +99,7 @@ async fn write(
     for _ in 0..MAX_ATTEMPTS {
         let user = users.get(&target.name).await.map_err(passed_on)?;
         let uid = user.metadata.uid.clone();
-        // A User of the same name may be another one.
+        // The User may have been deleted and recreated.
         if uid.as_ref() != Some(&target.uid) || !api.is_active(&target.name) {
             return Err(ApiError::unauthorized());
         }
@@ -120,18 +121,18 @@ async fn write(
 /// 400 if the patch is malformed, 422 if it does not apply, 403 if it changes other fields, 409 if it has another
 /// resourceVersion.
 fn changes(before: &Value, media_type: &str, body: &[u8], about: About<'_>) -> Result<Map<String, Value>, ApiError> {
-    let no_patch =
+    let malformed =
         |error: &dyn std::fmt::Display| ApiError::bad_request(format!("the body is not a valid {media_type}: {error}"));
     let mut after = before.clone();
     if media_type == JSON_PATCH {
-        let patch: json_patch::Patch = serde_json::from_slice(body).map_err(|error| no_patch(&error))?;
-        // Check first: a few copy operations can double the document until memory runs out.
+        let patch: json_patch::Patch = serde_json::from_slice(body).map_err(|error| malformed(&error))?;
+        // Check first: each copy operation can double the document, so a few could exhaust the memory.
         check_operations(&patch, about)?;
         json_patch::patch(&mut after, &patch).map_err(|error| ApiError::invalid(about, "patch", &error.to_string()))?;
     } else {
-        let patch: Value = serde_json::from_slice(body).map_err(|error| no_patch(&error))?;
+        let patch: Value = serde_json::from_slice(body).map_err(|error| malformed(&error))?;
         if !patch.is_object() {
-            return Err(no_patch(&"it must be an object"));
+            return Err(malformed(&"it must be an object"));
         }
         json_patch::merge(&mut after, &patch);
     }
@@ -139,7 +140,7 @@ fn changes(before: &Value, media_type: &str, body: &[u8], about: About<'_>) -> R
     if version(&after) != version(before) {
         return Err(ApiError::conflict("metadata.resourceVersion is not the current one of the user", about));
     }
-    let refused = |field: &str| not_own(field, about);
+    let refused = |field: &str| not_editable(field, about);
     for (key, value) in after.as_object().into_iter().flatten() {
         // apiVersion and kind may be repeated, and status, which only the directory has, is ignored.
         let is_repeated = matches!(key.as_str(), "apiVersion" | "kind" | "spec" | "status");
@@ -153,7 +154,7 @@ fn changes(before: &Value, media_type: &str, body: &[u8], about: About<'_>) -> R
     for key in was.keys().chain(is.keys()) {
         let value = is.get(key).cloned().unwrap_or(Value::Null);
         if was.get(key).unwrap_or(&Value::Null) != &value {
-            if !OWN.contains(&key.as_str()) {
+            if !EDITABLE.contains(&key.as_str()) {
                 return Err(refused(&format!("spec.{key}")));
             }
             changes.insert(key.clone(), value);
@@ -163,9 +164,9 @@ fn changes(before: &Value, media_type: &str, body: &[u8], about: About<'_>) -> R
 }
 
 /// 403: users may not change this field themselves.
-fn not_own(field: &str, about: About<'_>) -> ApiError {
-    let own: Vec<String> = OWN.iter().map(|field| format!("spec.{field}")).collect();
-    ApiError::refused(format!("you can't change {field} of your own user; allowed: {}", own.join(", ")), about)
+fn not_editable(field: &str, about: About<'_>) -> ApiError {
+    let editable: Vec<String> = EDITABLE.iter().map(|field| format!("spec.{field}")).collect();
+    ApiError::refused(format!("you can't change {field} of your own user; allowed: {}", editable.join(", ")), about)
 }
 
 /// Rejects operations that read or write any field that users may not change.
@@ -175,16 +176,16 @@ fn check_operations(patch: &json_patch::Patch, about: About<'_>) -> Result<(), A
     }
     for operation in patch.iter() {
         let path = operation.path().as_str();
-        let is_own = path.strip_prefix("/spec/").is_some_and(|field| OWN.contains(&field));
+        let is_editable = path.strip_prefix("/spec/").is_some_and(|field| EDITABLE.contains(&field));
         let is_allowed = match operation {
-            PatchOperation::Add(_) | PatchOperation::Replace(_) | PatchOperation::Remove(_) => is_own,
-            PatchOperation::Test(_) => is_own || matches!(path, "/metadata/resourceVersion" | "/metadata/uid"),
+            PatchOperation::Add(_) | PatchOperation::Replace(_) | PatchOperation::Remove(_) => is_editable,
+            PatchOperation::Test(_) => is_editable || matches!(path, "/metadata/resourceVersion" | "/metadata/uid"),
             PatchOperation::Move(_) | PatchOperation::Copy(_) => {
                 return Err(ApiError::bad_request("operations must be add, replace, remove or test"));
             }
         };
         if !is_allowed {
-            return Err(not_own(&path.trim_start_matches('/').replace('/', "."), about));
+            return Err(not_editable(&path.trim_start_matches('/').replace('/', "."), about));
         }
     }
     Ok(())
@@ -207,7 +208,7 @@ mod tests {
         let merge = |patch: Value| try_patch(MERGE_PATCH, &patch);
         let changed = merge(json!({"spec": {"displayName": "J", "language": null}})).unwrap();
         assert_eq!(Value::Object(changed), json!({"displayName": "J", "language": null}));
-        assert!(merge(json!({"spec": {"admin": false}})).unwrap().is_empty(), "what is so already is no change");
+        assert!(merge(json!({"spec": {"admin": false}})).unwrap().is_empty(), "an unchanged value is not a change");
         for refused in [
             json!({"spec": {"admin": true}}),
             json!({"spec": {"groups": ["admins"]}}),

@@ -1,7 +1,8 @@
 //! `users/{key}/rename`: changes a username.
 //!
 //! Only this request can change `spec.username`, because rights, tokens and the credential depend on it. The controller
-//! moves the credential (`controllers/user/rename.rs`). Until then, the user has no bindings and can't log in.
+//! moves the credential (`roster-controllers`, `user/rename.rs`). Until then, the user has no bindings and can't log
+//! in.
 
 use axum::extract::Request;
 use axum::response::Response;
@@ -21,7 +22,7 @@ use crate::apiserver::state::{ApiState, DirectoryApi};
 use crate::apiserver::status::{About, ApiError};
 use crate::apiserver::target::Target;
 
-/// Most attempts when writes conflict.
+/// Maximum number of attempts when writes conflict.
 const MAX_ATTEMPTS: usize = 5;
 
 /// `POST users/{key}/rename`: changes the username.

@@ -1,4 +1,4 @@
-//! `users/{key}/accessreviews`: whether a user may do something, by kube-apiserver's own answer, and the bindings that
+//! `users/{key}/accessreviews`: whether a user may do something, as decided by kube-apiserver, and the bindings that
 //! allow it.
 
 use std::collections::BTreeMap;
@@ -14,7 +14,7 @@ use serde_json::json;
 use crate::apiserver::body::{DryRun, read_body};
 use crate::apiserver::identity::Caller;
 use crate::apiserver::state::ApiState;
-use crate::apiserver::status::{About, ApiError};
+use crate::apiserver::status::ApiError;
 use crate::apiserver::target::Target;
 
 /// Returns the `UserInfo.extra` of the User's requests.
@@ -45,8 +45,7 @@ pub(crate) async fn create(
     }
     let (asked, path) = {
         let (directory, now) = (api.informers.directory(), Timestamp::now());
-        let about = About { resource: "users", name: &target.asked };
-        let person = directory.user(&target.name).ok_or_else(|| ApiError::not_found(about))?;
+        let person = target.find_in(&directory)?;
         let asked = Caller {
             username: person.username.clone(),
             uid: person.uid.clone(),

@@ -18,7 +18,7 @@ use tracing::info;
 
 use super::logins::OTP_ISSUER;
 use crate::apiserver::body::{Deletion, DryRun, read_deletion, read_secret_body};
-use crate::apiserver::confirm::{Confirmation, CredentialChange, check_current, lock_for_recheck, log_recheck};
+use crate::apiserver::confirm::{Confirmation, CredentialChange, lock_for_recheck, log_recheck};
 use crate::apiserver::control::{control, expose, is_self, load_user, refuse_api_key, unreachable};
 use crate::apiserver::object::created;
 use crate::apiserver::object::deleted;
@@ -76,7 +76,7 @@ pub(crate) async fn enroll(
     let spec = read_secret_body::<TotpEnrollmentSpec>(KIND, request).await?;
     let (person, about) = (load_user(&api, &target)?, target.about());
     if !is_self(&api, &target) {
-        let message = "users can enrol a second factor only for themselves: nobody else may see the seed";
+        let message = "users can enroll a second factor only for themselves: no other user may see the seed";
         return Err(ApiError::refused(message, about));
     }
     refuse_api_key(&target)?;
@@ -87,10 +87,10 @@ pub(crate) async fn enroll(
         source,
         is_waived_without_password: true,
     };
-    // A code proves that the caller has the seed, which was given out in return for the password.
+    // A code proves that the caller has the seed, which was returned only after a check of the password.
     let confirmation = Some(confirmation).filter(|_| code.is_none());
-    let change = CredentialChange { api: &api, target: &target, person: &person, confirmation };
-    let enrol = |credential: &mut Credential| {
+    let change = CredentialChange { api: &api, target: &target, person: &person, is_own: true, confirmation };
+    let enroll = |credential: &mut Credential| {
         let before = credential.second_factor.clone();
         let outcome = match code {
             None => seeded(&api, &person, credential),
@@ -102,9 +102,9 @@ pub(crate) async fn enroll(
         }
         outcome
     };
-    match change.make(enrol).await? {
+    match change.make(enroll).await? {
         Enrolled::AlreadyEnabled => {
-            Err(ApiError::conflict("a second factor is enabled: remove it before you enrol another one", about))
+            Err(ApiError::conflict("a second factor is enabled: remove it before you enroll another one", about))
         }
         Enrolled::NothingToConfirm => Err(ApiError::invalid(
             about,
@@ -177,7 +177,8 @@ pub(crate) async fn remove(
     let (person, about) = (load_user(&api, &target)?, target.about());
     let Deletion { is_dry_run: is_dry_run_by_options, spec } = read_deletion(KIND, request).await?;
     let is_dry_run = is_dry_run || is_dry_run_by_options;
-    let code = if is_self(&api, &target) {
+    let is_own = is_self(&api, &target);
+    let code = if is_own {
         let spec: TotpEnrollmentSpec = spec.unwrap_or_default();
         refuse_api_key(&target)?;
         if person.spec.second_factor == Policy::Required {
@@ -197,9 +198,10 @@ pub(crate) async fn remove(
     let now = Timestamp::now();
     let remove = |credential: &mut Credential| {
         let mut factor = credential.second_factor.clone()?;
-        let is_open = factor.confirmed.is_none();
+        let is_unconfirmed = factor.confirmed.is_none();
         // A wrong code counts as a failed login: a stolen session must not allow trying all codes.
-        let matches = expose(code.as_ref()).is_none_or(|code| is_open || factor.accept(code, &api.logins.sealer, now));
+        let matches =
+            expose(code.as_ref()).is_none_or(|code| is_unconfirmed || factor.accept(code, &api.logins.sealer, now));
         let recheck =
             if code.is_none() { Recheck::Right } else { api.logins.verifier.count(&person, credential, matches) };
         if recheck == Recheck::Right && !is_dry_run {
@@ -208,8 +210,8 @@ pub(crate) async fn remove(
         Some(recheck)
     };
     let _lock = lock_for_recheck(&api, &person).await?;
-    check_current(&api, &target)?;
-    match api.logins.vault.update(&person, remove).await.map_err(unreachable)?.flatten() {
+    let change = CredentialChange { api: &api, target: &target, person: &person, is_own, confirmation: None };
+    match change.apply(remove).await?.flatten() {
         None => Err(ApiError::not_found(about)),
         Some(recheck @ (Recheck::Wrong | Recheck::Locked)) => {
             log_recheck(recheck, &person, &source);

@@ -16,6 +16,7 @@ use roster_core::directory::Directory;
 use roster_core::quota::amount::{Amount, Amounts, texts};
 use roster_core::rbac::permissions::{groups_of, held_by, roles_by_namespace, rules};
 
+use crate::apiserver::authenticate::RequestCredential;
 use crate::apiserver::collection::list_or_watch;
 use crate::apiserver::collection::single;
 use crate::apiserver::limits::RequestPermit;
@@ -31,9 +32,9 @@ use crate::apiserver::resource::USERS;
 use crate::apiserver::revision::reached;
 use crate::apiserver::state::{ApiState, CallerExtension};
 use crate::apiserver::status::ApiError;
-use crate::apiserver::target::{Target, authorised};
+use crate::apiserver::target::{Target, authorized};
 
-/// Most grants whose rules are returned in one response. Each has dozens.
+/// Maximum number of grants whose rules are returned in one response. Each has dozens of rules.
 const MAX_GRANTS: usize = 500;
 
 /// `GET users`: lists or watches users.
@@ -43,12 +44,13 @@ const MAX_GRANTS: usize = 500;
 pub(crate) async fn list(
     api: ApiState,
     Extension(caller): CallerExtension,
+    Extension(credential): Extension<RequestCredential>,
     Extension(permit): Extension<RequestPermit>,
     RawQuery(query): RawQuery,
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
     let params = ListParams::read(USERS.fields, query.as_deref().unwrap_or_default())?;
-    list_or_watch(&api, &caller, &USERS, params, Form::of(&headers)?, permit).await
+    list_or_watch(&api, (&caller, credential), &USERS, params, Form::of(&headers)?, permit).await
 }
 
 /// `GET users/{key}`: returns a user.
@@ -63,30 +65,38 @@ pub(crate) async fn get(
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
     let (form, get) = (Form::of(&headers)?, GetParams::read(query.as_deref())?);
-    let target = match authorised(&api, &caller, &key, "get", "users").await {
-        // It may be newer than what this replica has seen.
+    let target = match authorized(&api, &caller, &key, "get", "users").await {
+        // The User may be newer than the state that this replica has seen.
         Err(error) if error.code() == StatusCode::NOT_FOUND && get.resource_version > 0 => {
             reached(&api.informers.user_catalogue, get.resource_version).await?;
-            authorised(&api, &caller, &key, "get", "users").await?
+            authorized(&api, &caller, &key, "get", "users").await?
         }
         outcome => outcome?,
     };
     reached(&api.informers.user_catalogue, get.resource_version).await?;
-    single(&api, &caller, &USERS, (&target.name, &target.asked), form, get.include)
+    single(&api, &caller, &USERS, (&target.name, Some(&target.uid), &target.asked), form, get.include)
 }
 
 /// `GET users/{key}/groups`: memberships, each with its path through nested groups.
-pub(crate) async fn groups(api: ApiState, _: NoParams, target: Target) -> Response {
+///
+/// # Errors
+/// 404 if the user has been deleted.
+pub(crate) async fn groups(api: ApiState, _: NoParams, target: Target) -> Result<Response, ApiError> {
     let directory = api.informers.directory();
+    target.find_in(&directory)?;
     let groups: BTreeSet<&str> = directory.memberships.groups_of(&target.name).collect();
     let memberships: Vec<GroupMembership> =
         groups.into_iter().filter_map(|group| membership(&directory, &target.name, group)).collect();
-    items("GroupMembershipList", &memberships)
+    Ok(items("GroupMembershipList", &memberships))
 }
 
 /// `GET users/{key}/namespaces`: namespaces that the user owns or holds a role in.
-pub(crate) async fn namespaces(api: ApiState, _: NoParams, target: Target) -> Response {
+///
+/// # Errors
+/// 404 if the user has been deleted.
+pub(crate) async fn namespaces(api: ApiState, _: NoParams, target: Target) -> Result<Response, ApiError> {
     let directory = api.informers.directory();
+    target.find_in(&directory)?;
     let held = held_by(&directory, &target.name, None, Timestamp::now());
     let roles = roles_by_namespace(&held);
     let everywhere = roles.get(&None).cloned().unwrap_or_default();
@@ -109,12 +119,16 @@ pub(crate) async fn namespaces(api: ApiState, _: NoParams, target: Target) -> Re
         name,
     };
     let existing = names.into_iter().filter(|name| directory.bindings.has_namespace(name));
-    items("UserNamespaceList", &existing.map(describe).collect::<Vec<_>>())
+    Ok(items("UserNamespaceList", &existing.map(describe).collect::<Vec<_>>()))
 }
 
 /// `GET users/{key}/quota`: limits, usage, and the allotment of each namespace.
-pub(crate) async fn quota(api: ApiState, _: NoParams, target: Target) -> Response {
+///
+/// # Errors
+/// 404 if the user has been deleted.
+pub(crate) async fn quota(api: ApiState, _: NoParams, target: Target) -> Result<Response, ApiError> {
     let directory = api.informers.directory();
+    target.find_in(&directory)?;
     let quota = directory.quota_of(&target.name).unwrap_or_default();
     let limited = |amounts: &Amounts| -> Amounts {
         let of = |(name, amount): (&String, &Amount)| (name.clone(), *amount);
@@ -133,19 +147,23 @@ pub(crate) async fn quota(api: ApiState, _: NoParams, target: Target) -> Respons
         hard: texts(&quota.hard),
         used: texts(&quota.used),
     };
-    about_user("UserQuota", &target, status)
+    Ok(about_user("UserQuota", &target, status))
 }
 
 /// `GET users/{key}/locks`: objects that block the user's deletion, and objects that the user keeps locked.
-pub(crate) async fn locks(api: ApiState, _: NoParams, target: Target) -> Response {
+///
+/// # Errors
+/// 404 if the user has been deleted.
+pub(crate) async fn locks(api: ApiState, _: NoParams, target: Target) -> Result<Response, ApiError> {
     let directory = api.informers.directory();
-    // A username holds the locks, so a User that does not hold its username has none.
-    let username = directory.user(&target.name).filter(|person| person.holds_username()).map(|person| &person.username);
+    let person = target.find_in(&directory)?;
+    // Locks are held by username, so a User that does not hold its username has none.
+    let username = Some(&person.username).filter(|_| person.holds_username());
     let status = UserLocksStatus {
         blocking_deletion: directory.bindings.labelled(OWNER_LABEL, &target.name).into_iter().collect(),
         held: username.into_iter().flat_map(|name| directory.bindings.locked(name)).cloned().collect(),
     };
-    about_user("UserLocks", &target, status)
+    Ok(about_user("UserLocks", &target, status))
 }
 
 /// The parameter `namespace`; `None` if it is not given or empty.
@@ -163,7 +181,7 @@ impl<S: Sync> FromRequestParts<S> for NamespaceParam {
 /// `GET users/{key}/permissions`: effective rules, each with its origin.
 ///
 /// # Errors
-/// 400 if the user has too many grants for one response.
+/// 400 if the user has too many grants for one response, 404 if it has been deleted.
 pub(crate) async fn permissions(
     api: ApiState,
     NamespaceParam(namespace): NamespaceParam,
@@ -171,17 +189,18 @@ pub(crate) async fn permissions(
 ) -> Result<Response, ApiError> {
     let status = {
         let (directory, now) = (api.informers.directory(), Timestamp::now());
+        let person = target.find_in(&directory)?;
         let held = held_by(&directory, &target.name, namespace.as_deref(), now);
         if held.len() > MAX_GRANTS {
             let message = format!(
-                "{} holds roles in {} places, too many for one response: set it to one namespace at a time",
+                "{} has {} role grants, too many for one response: set namespace to one namespace at a time",
                 target.name,
                 held.len()
             );
             return Err(ApiError::bad_parameter("namespace", &message));
         }
         UserPermissionsStatus {
-            active: directory.user(&target.name).is_some_and(|person| person.is_active(now)),
+            active: person.is_active(now),
             groups: groups_of(&directory, &target.name),
             rules: rules(&directory, &held),
         }

@@ -18,7 +18,7 @@ static BELOW: &[(&str, Entry)] = &[
             name: "groups/members",
             kind: "GroupMembership",
             verbs: &["get"],
-            description: "how the user belongs to the group; 404 says that it does not",
+            description: "how the user belongs to the group; 404 if it does not",
         },
     ),
     (

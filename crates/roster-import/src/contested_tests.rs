@@ -1,0 +1,118 @@
+use crate::assemble::{Options, Plan, assemble};
+use crate::rules::Rules;
+use crate::{Format, Source, read};
+use rstest::rstest;
+use serde_json::json;
+
+fn plan(format: Format, text: &str) -> Plan {
+    let (rules, source) = (Rules::default(), Source { main: text.as_bytes().to_vec(), ..Source::default() });
+    assemble(read(format, &source, &rules), &Options::default(), &rules)
+}
+
+fn rejections(plan: &Plan) -> Vec<String> {
+    plan.rejected.iter().map(|rejected| format!("{}: {rejected}", rejected.place.line)).collect()
+}
+
+fn names(plan: &Plan) -> Vec<&str> {
+    plan.items.iter().map(|item| item.name.as_str()).collect()
+}
+
+fn realms(first: &serde_json::Value, second: &serde_json::Value) -> String {
+    let realm = |name: &str, user: &serde_json::Value| json!({"realm": name, "users": [user]}).to_string();
+    format!("{}\n{}\n", realm("a", first), realm("b", second))
+}
+
+#[rstest]
+#[case("spec.username", "admin", json!({"id": "1", "username": "admin"}), json!({"id": "2", "username": "ADMIN"}))]
+#[case("spec.email", "x@example.com", json!({"id": "1", "username": "a", "email": "x@example.com"}), json!({"id": "2", "username": "b", "email": "X@example.com"}))]
+#[case("spec.username", "x@example.com", json!({"id": "1", "username": "x@example.com"}), json!({"id": "2", "username": "b", "email": "x@example.com"}))]
+#[case("metadata.name", "jane-doe", json!({"id": "1", "username": "jane-doe"}), json!({"id": "2", "username": "jane_doe"}))]
+fn users_of_a_source_that_share_a_name_are_all_rejected(
+    #[case] field: &str,
+    #[case] name: &str,
+    #[case] first: serde_json::Value,
+    #[case] second: serde_json::Value,
+) {
+    for text in [realms(&first, &second), realms(&second, &first)] {
+        let plan = plan(Format::Keycloak, &text);
+        assert_eq!(names(&plan), [""; 0], "{text}");
+        let found = rejections(&plan);
+        let says = [format!(
+            "{field}: {name} belongs to keycloak:a/1, but also to keycloak:b/2 on line 2, and all of them are rejected"
+        )];
+        assert!(
+            found.len() == 2 && (found[0].contains(&says[0]) || text.starts_with(&realms(&second, &first))),
+            "{found:?}"
+        );
+    }
+}
+
+#[test]
+fn users_of_several_domains_and_subtrees_are_all_rejected() {
+    let keystone = json!({"users": [
+        {"id": "u1", "domain_id": "a", "name": "admin"}, {"id": "u2", "domain_id": "b", "name": "admin"},
+        {"id": "u3", "domain_id": "b", "name": "eve"}, {"domain_id": "c", "name": "Admin"},
+    ]});
+    assert_eq!(names(&plan(Format::Openstack, &keystone.to_string())), ["eve"]);
+    let entry = |unit: &str| format!("dn: uid=admin,ou={unit},dc=x\nobjectClass: person\nuid: admin\n\n");
+    let found = plan(Format::Ldif, &format!("{}{}", entry("a"), entry("b")));
+    assert_eq!((names(&found).len(), found.rejected.len()), (0, 2));
+    // The same entry twice.
+    let found = plan(Format::Ldif, &format!("{}{}", entry("a"), entry("a")));
+    assert_eq!((names(&found), found.rejected.len()), (vec!["admin"], 1));
+}
+
+#[test]
+fn long_lists_of_claimants_are_shortened() {
+    let users: Vec<_> = (0..6).map(|id| json!({"id": id.to_string(), "username": "admin"})).collect();
+    let found = rejections(&plan(Format::Keycloak, &json!({"realm": "a", "users": users}).to_string()));
+    assert_eq!(found.len(), 6);
+    assert!(found[0].contains("keycloak:a/3 on line 1 and 2 more, and all of them are rejected"), "{found:?}");
+}
+
+/// Their authors decide by the order of the lines, as in the systems that read such files.
+#[rstest]
+#[case(Format::Csv, "username,zone\nada,eu\nADA,us\n")]
+#[case(Format::Htpasswd, "ada:$2y$10$Crp.JRmPaTvHiaNv0vwaM.RQnwtFtjgGk9MRsobGNrgrmOptI6WaW\nada:x\n")]
+fn the_first_line_counts_in_files_without_identifiers(#[case] format: Format, #[case] text: &str) {
+    let options = Options { secret_namespace: Some("people".to_owned()), ..Options::default() };
+    let (rules, source) = (Rules::default(), Source { main: text.into(), ..Source::default() });
+    let plan = assemble(read(format, &source, &rules), &options, &rules);
+    assert_eq!((names(&plan), plan.rejected.len()), (vec!["ada"], 1));
+}
+
+#[test]
+fn users_keep_their_identity_in_the_source() {
+    let source_of = |format, text: &str| {
+        let plan = plan(format, text);
+        assert_eq!(plan.rejected, [], "{text}");
+        let user = plan.items.iter().find(|item| item.kind == crate::rules::Kind::User).unwrap();
+        user.object["metadata"]["annotations"][roster_api::SOURCE_ID_ANNOTATION].as_str().map(str::to_owned)
+    };
+    let ldif = |more: &str| format!("dn: UID=Ada, DC=x\nobjectClass: person\nuid: ada\n{more}");
+    let object = |version: &str, kind: &str, uid: Option<&str>| {
+        let metadata = json!({"name": "ada", "uid": uid});
+        json!({"apiVersion": version, "kind": kind, "metadata": metadata, "username": "ada", "spec": {}}).to_string()
+    };
+    let kubesphere = |uid| object("iam.kubesphere.io/v1alpha2", "User", uid);
+    for (format, text, expected) in [
+        (Format::Ldif, ldif(""), Some("ldap:uid=ada,dc=x")),
+        (Format::Ldif, ldif("entryUUID: 2F6E-1\n"), Some("ldap:entryUUID=2f6e-1")),
+        (Format::Ldif, ldif("objectGUID:: /wAB\n"), Some("ldap:objectGUID=ff0001")),
+        (Format::Keycloak, json!({"realm": "a", "users": [{"id": "1", "username": "ada"}]}).to_string(), Some("keycloak:a/1")),
+        (Format::Keycloak, json!({"realm": "a", "users": [{"username": "ada"}]}).to_string(), None),
+        (Format::Openstack, json!({"users": [{"id": "1", "name": "ada"}]}).to_string(), Some("keystone:1")),
+        (Format::Rancher, object("management.cattle.io/v3", "User", Some("7")), Some("rancher:ada")),
+        (Format::Kubesphere, kubesphere(Some("7")), Some("kubesphere:7")),
+        (Format::Kubesphere, kubesphere(None), Some("kubesphere:ada")),
+        (Format::Openshift, object("user.openshift.io/v1", "User", Some("7")), Some("openshift:7")),
+        (Format::Deckhouse, object("deckhouse.io/v1", "User", Some("7")), Some("deckhouse:7")),
+        (Format::Dex, json!({"apiVersion": "dex.coreos.com/v1", "kind": "Password", "email": "a@example.com", "username": "ada", "userID": "9"}).to_string(), Some("dex:9")),
+        (Format::Csv, "username\nada\n".to_owned(), None),
+        (Format::Json, json!({"username": "ada"}).to_string(), None),
+    ] {
+        assert_eq!(source_of(format, &text).as_deref(), expected, "{format:?}");
+    }
+    let imported = plan(Format::Ldif, &ldif("")).items[0].object.to_string();
+    assert_eq!(source_of(Format::Json, &imported).as_deref(), Some("ldap:uid=ada,dc=x"));
+}

@@ -1,0 +1,54 @@
+//! End-to-end tests: Roster in pods of a cluster with two nodes, installed and configured exactly as the documentation
+//! says.
+//!
+//! The tests share one cluster and run one after the other. When they have ended, so has the cluster, and the last check
+//! is that the machine is as it was before. They need root and the image from `make image`.
+
+mod availability;
+mod install;
+mod load;
+mod login;
+mod machine;
+mod shared;
+
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use anyhow::Result;
+use libtest_mimic::{Arguments, Trial};
+
+use crate::machine::Machine;
+use crate::shared::Shared;
+
+/// A test, and its name.
+type Test = (&'static str, fn(&Shared) -> Result<()>);
+
+const TESTS: &[Test] = &[
+    ("the_chart_installs_under_pod_security_restricted", install::restricted),
+    ("helm_test_prints_the_log_of_the_check", install::helm_test),
+    ("replicas_run_on_different_nodes", install::different_nodes),
+    ("a_user_logs_in_and_kube_apiserver_accepts_the_token", login::token_webhook),
+    ("a_rolling_restart_fails_no_request", availability::rolling_restart),
+    ("a_killed_replica_fails_no_request", availability::killed_replica),
+    ("a_drained_node_fails_no_request", availability::drained_node),
+    ("a_crashed_node_fails_no_request", availability::crashed_node),
+];
+
+fn main() -> ExitCode {
+    let mut arguments = Arguments::from_args();
+    arguments.test_threads = Some(1);
+    let before = Machine::observe(&shared::dir());
+    let shared = Arc::new(Shared::default());
+    let trials = TESTS.iter().map(|(name, test)| {
+        let shared = Arc::clone(&shared);
+        Trial::test(*name, move || Ok(test(&shared).map_err(|error| format!("{error:?}"))?))
+    });
+    let conclusion = libtest_mimic::run(&arguments, trials.collect());
+    drop(shared);
+    let left = Machine::observe(&shared::dir()).difference(&before);
+    if !left.is_empty() {
+        eprintln!("the machine is not as it was before:\n{}", left.join("\n"));
+        return ExitCode::FAILURE;
+    }
+    conclusion.exit_code()
+}

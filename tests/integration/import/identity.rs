@@ -1,0 +1,104 @@
+//! Imports of people and groups that choose the names of existing Users and Groups.
+
+use serde_json::{Value, json};
+
+use super::{cluster, file, last_line, roster, succeeds, text};
+use crate::support::unique;
+
+/// Anyone who may create groups in the source can choose their names.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_group_is_not_joined_by_its_name() {
+    let (group, mallory) = (unique("handmade"), unique("handmade-mallory"));
+    let manifest = format!(
+        "---\n{{apiVersion: roster.dev/v1alpha1, kind: Group, metadata: {{name: {group}}}, \
+         spec: {{acceptDeclaredMembers: true}}}}\n"
+    );
+    cluster().kubectl(&["apply", "-f", &file("handmade.yaml", &manifest)]);
+    let id = format!("ldap:cn={group},ou=interns,dc=example");
+    let entry = format!("dn: uid={mallory},dc=example\nobjectClass: person\nuid: {mallory}\n");
+    let path = file("handmade.ldif", &format!("{entry}memberOf: cn={group},ou=interns,dc=example\n"));
+    let args = ["import", "--from", "ldif", &path, "--apply", "--accept-existing-users"];
+    for more in [&[][..], &["--no-groups"]] {
+        let output = roster(&[&args[..], more].concat());
+        let reported = text(&output.stderr);
+        let says = format!("Group {group} already exists without the annotation roster.dev/source-id, and this import");
+        assert!(!output.status.success() && reported.contains(&says), "{reported}");
+    }
+    assert!(cluster().users().await.get_opt(&mallory).await.unwrap().is_none());
+    cluster().kubectl(&["annotate", "groups.roster.dev", &group, &format!("roster.dev/source-id={id}")]);
+    assert_eq!(last_line(&succeeds(&args)), "1 created, 1 changed, 0 unchanged, 0 rejected");
+}
+
+fn realm(name: &str, users: &[Value]) -> String {
+    json!({"realm": name, "users": users}).to_string()
+}
+
+/// In many sources, anyone can register and choose a username.
+#[tokio::test(flavor = "multi_thread")]
+async fn people_of_the_source_do_not_get_existing_users_with_their_names() {
+    let (admin, other, realm_name) = (unique("taken"), unique("taken-other"), unique("realm"));
+    let (users, secrets) = (cluster().users().await, cluster().secrets("people").await);
+    crate::support::create(&users, &crate::support::user(&admin, false)).await;
+    cluster().kubectl(&["create", "clusterrolebinding", &admin, "--clusterrole=view", &format!("--user={admin}")]);
+    let person = |id: &str, name: &str, email: &str| {
+        json!({"id": id, "username": name, "email": format!("{email}@example.com"),
+            "credentials": [{"type": "password", "value": "a giraffe in rubber boots"}]})
+    };
+    let mallory = person("2", &admin, &format!("{admin}-mallory"));
+    let path = file("taken.json", &realm(&realm_name, &[mallory.clone(), person("3", &other, &other)]));
+    let flags = ["import", "--from", "keycloak", "--secret-namespace", "people", "--hash-passwords", &path];
+    let apply = [&flags[..], &["--apply"]].concat();
+    let says = format!(
+        "{path}:1: User {admin} already exists, and this import would set its password, change spec.email and \
+         spec.passwordSecretRef and give it to keycloak:{realm_name}/2; this requires --accept-existing-users\n"
+    );
+    for args in [&flags[..], &apply] {
+        let output = roster(args);
+        assert!(!output.status.success());
+        assert!(text(&output.stderr).starts_with(&says), "{}", text(&output.stderr));
+    }
+    let before = users.get(&admin).await.unwrap();
+    assert_eq!((before.spec.email, before.spec.password_secret_ref), (None, None));
+    assert!(secrets.get_opt(&format!("{admin}-password")).await.unwrap().is_none());
+    assert!(users.get_opt(&other).await.unwrap().is_none());
+
+    // The administrator knows that they are the same. From then on, this person needs no consent.
+    succeeds(&[&apply[..], &["--accept-existing-users"]].concat());
+    assert_eq!(last_line(&succeeds(&apply)), "0 created, 0 changed, 2 unchanged, 0 rejected");
+    let moved = person("2", &admin, &format!("{admin}-moved"));
+    file("taken.json", &realm(&realm_name, &[moved]));
+    assert_eq!(last_line(&succeeds(&apply)), "0 created, 1 changed, 0 unchanged, 0 rejected");
+    // Another person cannot get the name.
+    file("taken.json", &realm(&realm_name, &[person("4", &admin, &format!("{admin}-eve"))]));
+    let reported = text(&roster(&[&apply[..], &["--accept-existing-users"]].concat()).stderr);
+    assert!(reported.contains(&format!("User {admin} already exists for keycloak:{realm_name}/2")), "{reported}");
+    // Of several people with one name, the order decides nothing.
+    let (first, second) =
+        (realm("first", &[person("5", &other, "five")]), realm("second", &[person("6", &other, "six")]));
+    for text_of_both in [format!("{first}\n{second}"), format!("{second}\n{first}")] {
+        file("taken.json", &text_of_both);
+        let output = roster(&apply);
+        assert_eq!(last_line(&text(&output.stdout)), "0 created, 0 changed, 0 unchanged, 2 rejected");
+    }
+    let email = users.get(&admin).await.unwrap().spec.email;
+    assert_eq!(email, Some(format!("{admin}-moved@example.com")));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn new_administrators_require_a_flag() {
+    let name = unique("new-admin");
+    let path = file("new-admin.csv", &format!("username,admin\n{name},true\n"));
+    let args = ["import", "--from", "csv", &path, "--accept-existing-users"];
+    let says = format!(
+        "{path}:2: User {name} does not exist yet, and this import would create it with spec.admin; this requires \
+         --accept-administrators\n"
+    );
+    for mode in ["--diff", "--apply"] {
+        let output = roster(&[&args[..], &[mode]].concat());
+        assert!(!output.status.success() && text(&output.stderr).starts_with(&says), "{}", text(&output.stderr));
+    }
+    let users = cluster().users().await;
+    assert!(users.get_opt(&name).await.unwrap().is_none());
+    succeeds(&[&args[..], &["--apply", "--accept-administrators"]].concat());
+    assert!(users.get(&name).await.unwrap().spec.admin);
+}
