@@ -17,7 +17,7 @@ use roster_core::rbac::guard::{GuardedChange, cycle, requirements};
 use roster_core::rbac::requirement::{Requirement, Requirements};
 use roster_runtime::informers::snapshot::snapshot;
 use roster_server::admission::access::AccessReviewer;
-use roster_server::admission::guard::{GuardContext, Guarded};
+use roster_server::admission::guard::{Guarded, GuardedWrite};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_yaml::Value;
@@ -155,15 +155,15 @@ impl Explainer {
         keep_unnamed(old.as_ref(), &mut new);
         let username = self.requester.username.as_deref().unwrap_or_default();
         let requester = self.directory.requester(PresentedIdentity { username, ..PresentedIdentity::default() });
-        let known = GuardContext::new(&self.directory, &self.policy, requester);
-        if let Some(conflict) = K::conflict(old.as_ref(), &new, &known).filter(|_| !self.delete)
+        let write = GuardedWrite::new(old.as_ref(), (!self.delete).then_some(&new));
+        if let Some(conflict) = write.conflict(&self.directory, &self.policy, requester)
             && !self.access.may_bind_everything(&self.requester).await?
         {
             let what = if old.is_some() { "change" } else { "create" };
             say(&format!("{} {}, {what}: refused: {conflict}", K::kind(&()), new.name_any()));
             return Ok(false);
         }
-        let required = K::requirements(old.as_ref(), (!self.delete).then_some(&new), &known);
+        let required = write.requirements(&self.directory, &self.policy, requester);
         self.print(&format!("{} {}", K::kind(&()), new.name_any()), old.is_some(), required).await
     }
 
@@ -172,7 +172,7 @@ impl Explainer {
         let old = Api::<RoleBinding>::all(self.client.clone()).get_opt(&new.name_any()).await?;
         keep_unnamed(old.as_ref(), &mut new);
         let change = GuardedChange::RoleBinding(old.as_ref(), (!self.delete).then_some(&new));
-        let required = requirements(&change, &self.directory, &self.policy);
+        let required = requirements(&change, &change.ownership(), &self.directory, &self.policy);
         self.print(&format!("RoleBinding {}", new.name_any()), old.is_some(), required).await
     }
 

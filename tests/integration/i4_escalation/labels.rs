@@ -2,6 +2,7 @@
 //! binding.
 
 use roster_harness::kubectl::Kubectl;
+use serde_json::json;
 
 use super::{Attempt, CREATE, FIXTURES, attempt, guarded_cluster, wait_until_processed};
 use crate::support::unique;
@@ -190,7 +191,7 @@ async fn i4_prune_marks_on_a_namespace_require_its_deletion() {
     let (cluster, n) = (guarded_cluster(), unique("i4-prune"));
     cluster.kubectl(&["create", "namespace", &n]);
     let (labeller, admin) = (format!("{n}-labeller"), format!("{n}-admin"));
-    for (who, verbs) in [(&labeller, "--verb=get,patch"), (&admin, "--verb=get,patch,delete")] {
+    for (who, verbs) in [(&labeller, "--verb=get,create,patch"), (&admin, "--verb=get,create,patch,delete")] {
         cluster.kubectl(&["create", "clusterrole", who, "--resource=namespaces", verbs]);
         cluster.kubectl(&["create", "clusterrolebinding", who, "--clusterrole", who, "--user", who]);
     }
@@ -221,6 +222,56 @@ async fn i4_prune_marks_on_a_namespace_require_its_deletion() {
     let by_kubernetes = refused.contains("cannot set an ownerRef on a resource you can't delete");
     assert!(by_kubernetes || refused.contains("the guard: metadata.ownerReferences"), "{refused}");
     patch(&admin).unwrap();
+    let create = |who: &str| {
+        let owned = format!(
+            "---\n{{apiVersion: v1, kind: Namespace, metadata: {{name: {n}-new, ownerReferences: [{{apiVersion: v1, kind: Namespace, name: x, uid: x}}]}}}}"
+        );
+        let args = ["create", "--dry-run=server", "-f", "-", "--as", who];
+        cluster.plane.kubectl.run_with_input(&args, &owned).map_err(|error| format!("{error:#}"))
+    };
+    let refused = create(&labeller).expect_err("it could not delete the namespace");
+    let by_kubernetes = refused.contains("cannot set an ownerRef on a resource you can't delete");
+    assert!(by_kubernetes || refused.contains("the guard: metadata.ownerReferences"), "{refused}");
+    create(&admin).unwrap();
     run(&labeller, &["label", "namespace", &n, "floor=3"]).unwrap();
     run(&labeller, &["annotate", "namespace", &n, "floor=3"]).unwrap();
+}
+
+/// kubectl reads this manifest. serde_json does not, so it is unknown what the next apply removes.
+#[tokio::test(flavor = "multi_thread")]
+async fn i4_an_unreadable_manifest_requires_every_role() {
+    let (cluster, n) = (guarded_cluster(), unique("i4-unreadable"));
+    cluster.apply(&FIXTURES.replace("{n}", &n));
+    cluster.apply(&LABELLED.replace("{n}", &n));
+    let plain = format!("{n}-plain");
+    cluster
+        .apply(&format!("---\n{{apiVersion: v1, kind: Namespace, metadata: {{name: {plain}, labels: {{{n}: app}}}}}}"));
+    cluster.kubectl(&["label", "namespace", &plain, "restricted=true"]);
+    wait_until_processed(cluster, &n).await;
+    let manifest = format!(
+        r#"kubectl.kubernetes.io/last-applied-configuration={{"metadata": {{"annotations": {{"z": "\ud800"}}, "labels": {{"{n}": "app", "restricted": "true"}}}}}}"#
+    );
+    let annotate =
+        ["annotate", "namespace", &plain, "--overwrite", "--field-manager=kubectl-client-side-apply", &manifest];
+    let refused = as_mallory(&cluster.plane.kubectl, &n, &annotate).expect_err("it could name any label");
+    assert!(refused.contains("last-applied-configuration]: is not a JSON object that can be read"), "{refused}");
+    cluster.kubectl(&annotate);
+}
+
+/// A tool would remove a later lock.
+#[tokio::test(flavor = "multi_thread")]
+async fn i4_a_new_namespace_names_no_lock_that_it_lacks() {
+    let (cluster, n) = (guarded_cluster(), unique("i4-new-lock"));
+    let create = |manifest: &str| {
+        let metadata = json!({
+            "name": n, "annotations": {"kubectl.kubernetes.io/last-applied-configuration": manifest},
+        });
+        let namespace = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": metadata}).to_string();
+        let args = ["create", "--dry-run=server", "-f", "-", "--as", "mallory"];
+        cluster.plane.kubectl.run_with_input(&args, &namespace).map_err(|error| format!("{error:#}"))
+    };
+    let refused =
+        create(r#"{"metadata": {"annotations": {"roster.dev/locked-by": "x"}}}"#).expect_err("it names a lock");
+    assert!(refused.contains("only the holder of the lock or an administrator"), "{refused}");
+    create(r#"{"metadata": {"annotations": {"floor": "3"}}}"#).unwrap();
 }

@@ -17,8 +17,11 @@ use tokio::task::JoinSet;
 use super::{delete_pod, make_pod, owner_of, pod, quota};
 use crate::support::{Cluster, create, eventually, eventually_within, shared, unique};
 
-/// Requests that one ServiceAccount sends at the same time.
-const CROWD: usize = 150;
+/// Requests that one ServiceAccount sends at the same time: more than kube-apiserver has seats for.
+const CROWD: usize = 80;
+
+/// Wait of each before the next. Most are refused at once: without a pause, they would only use up the CPU.
+const PAUSE: Duration = Duration::from_secs(1);
 
 /// An extended resource.
 const GPU: &str = "example.com/gpu";
@@ -105,7 +108,7 @@ fn crowd(client: &Client, namespace: &str) -> JoinSet<()> {
             loop {
                 let answer = pods.create(&dry_run, &pod).await;
                 assert!(answer.is_err(), "Roster has moved quota that it cannot count");
-                tokio::time::sleep(Duration::from_millis(100)).await;
+                tokio::time::sleep(PAUSE).await;
             }
         });
     }

@@ -39,6 +39,11 @@ const PREFIXES: &[&str] = &[
     "kapp.k14s.io",
     // Fleet.
     "objectset.rio.cattle.io",
+    // Flux Operator.
+    "fluxcd.controlplane.io",
+    "kluctl.io",
+    // Karmada.
+    "work.karmada.io",
 ];
 
 /// Returns whether a label or annotation with this key tracks an object for a deployment tool.

@@ -69,6 +69,8 @@ pub enum Conflict {
     /// A change of a Namespace makes or ends a field manager or manifest that names the lock, so that a tool would
     /// remove the lock. The requester does not hold the lock.
     LockOwnership,
+    /// It is unknown which fields a manifest in this annotation names, so a tool could remove any of them.
+    UnreadableManifest(&'static str),
 }
 
 impl fmt::Display for Conflict {
@@ -113,6 +115,11 @@ impl fmt::Display for Conflict {
                 "metadata: a tool would remove the annotation {LOCKED_BY_ANNOTATION}, because this changes which field \
                  manager or applied manifest names it; only the holder of the lock or an administrator can do that"
             ),
+            Self::UnreadableManifest(annotation) => write!(
+                f,
+                "metadata.annotations[{annotation}]: is not a JSON object that can be read, so it is unknown what a tool \
+                 would remove; only a requester that may bind every role can set, change or remove it"
+            ),
         }
     }
 }
@@ -135,7 +142,8 @@ impl Denial for Conflict {
             | Self::Exhausted { .. }
             | Self::NoOwner { .. }
             | Self::UncountedOwner { .. }
-            | Self::LockOwnership => self.to_string(),
+            | Self::LockOwnership
+            | Self::UnreadableManifest(_) => self.to_string(),
         }
     }
 }
@@ -167,7 +175,7 @@ pub fn of_namespace(new: &Labels, by: Option<&str>, directory: &Directory, polic
     let Some(owner) = owner(new) else { return Some(Conflict::NoOwner { by: by.to_owned() }) };
     let is_controlled = || {
         let change = GuardedChange::Credential([owner].into());
-        !requirements(&change, directory, policy).is_empty()
+        !requirements(&change, &change.ownership(), directory, policy).is_empty()
     };
     let counts = owner == by || directory.user(owner).is_some() && (directory.has_quota(owner) || is_controlled());
     (!counts).then(|| Conflict::UncountedOwner { by: by.to_owned(), owner: owner.to_owned() })

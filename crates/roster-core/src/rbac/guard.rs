@@ -13,7 +13,7 @@ use roster_api::{Group, OWNER_LABEL, RoleBinding, SOURCE_ID_ANNOTATION, User};
 
 use super::Policy;
 use super::control::{self, controls, is_reduction};
-use super::ownership;
+use super::ownership::{self, Ownership};
 use super::requirement::{AffectedIdentity, Requirement, RequirementReason, Requirements};
 use crate::directory::bindings::{Binding, Scope};
 use crate::directory::labels::{Effect, LabelChange, Labels};
@@ -52,10 +52,27 @@ pub enum GuardedChange<'a> {
     Credential(BTreeSet<&'a str>),
 }
 
-/// Returns what a requester must be allowed to do to make this change.
-pub fn requirements(change: &GuardedChange<'_>, directory: &Directory, policy: &Policy) -> Requirements {
+impl GuardedChange<'_> {
+    /// Compares who owns the fields of the object. For large objects, this takes time. It needs no directory, which is
+    /// locked while it is used.
+    pub fn ownership(&self) -> Ownership<'_> {
+        match self {
+            Self::User(old, new) => Ownership::between(old.map(Resource::meta), new.map(Resource::meta)),
+            Self::Group(old, new) => Ownership::between(old.map(Resource::meta), new.map(Resource::meta)),
+            Self::RoleBinding(..) | Self::Namespace { .. } | Self::Credential(_) => Ownership::default(),
+        }
+    }
+}
+
+/// Returns what a requester must be allowed to do to make this change, with its [`GuardedChange::ownership`].
+pub fn requirements(
+    change: &GuardedChange<'_>,
+    ownership: &Ownership<'_>,
+    directory: &Directory,
+    policy: &Policy,
+) -> Requirements {
     let mut collector =
-        RequirementCollector { directory, policy, extent: Extent::Everything, found: Requirements::new() };
+        RequirementCollector { directory, policy, ownership, extent: Extent::Everything, found: Requirements::new() };
     match change {
         GuardedChange::User(old, new) => collector.user(*old, *new),
         GuardedChange::Group(old, new) => collector.group(*old, *new),
@@ -102,6 +119,7 @@ enum Extent {
 struct RequirementCollector<'a> {
     directory: &'a Directory,
     policy: &'a Policy,
+    ownership: &'a Ownership<'a>,
     extent: Extent,
     found: Requirements,
 }
@@ -113,7 +131,7 @@ impl RequirementCollector<'_> {
         if may_be_garbage_collected(old, new) {
             self.user(old, None);
         }
-        if let Some(field) = ownership::changed_field(old, new, control::is_descriptive) {
+        if let Some(field) = self.ownership.changed_field(old, new, control::is_descriptive) {
             self.user(old, None);
             self.note_field(&field);
         }
@@ -133,14 +151,11 @@ impl RequirementCollector<'_> {
         if kept.is_some_and(|(old, new)| controls(&old.spec) == controls(&new.spec)) {
             return;
         }
+        let reduced = kept.is_some_and(|(old, new)| is_reduction(&old.spec, &new.spec));
         // A manager that applies would lift the restriction again with its next apply.
-        let is_lasting = |(old, new): (&User, &User)| {
-            is_reduction(&old.spec, &new.spec)
-                && !ownership::is_given_to_applier(&old.metadata, &new.metadata, control::is_descriptive, |field| {
-                    control::restricts(&old.spec, field)
-                })
-        };
-        if kept.is_some_and(is_lasting) {
+        let restricts = |field: &str| old.is_some_and(|old| control::restricts(&old.spec, field));
+        let is_undone = reduced && self.ownership.is_given_to_applier(control::is_descriptive, restricts);
+        if reduced && !is_undone {
             self.extent = Extent::BeyondNamespaces;
         }
         let groups: BTreeSet<String> = of_version.into_iter().flatten().chain(decided).collect();
@@ -154,6 +169,11 @@ impl RequirementCollector<'_> {
                 is_admin: versions().any(|user| user.spec.admin),
                 groups: groups.clone(),
             });
+        }
+        if is_undone {
+            self.note_field(
+                "metadata.managedFields: a tool would lift the restriction again; set another field manager",
+            );
         }
         if let Some(new) = new {
             if old.is_none() {
@@ -179,7 +199,7 @@ impl RequirementCollector<'_> {
         let before = old.map_or(&bare, ResourceExt::labels);
         match new {
             Some(new) => {
-                let removable = ownership::removable_labels(old.map(Resource::meta), &new.metadata);
+                let removable = self.ownership.removable_labels();
                 self.affected(&LabelChange { before, after: new.labels(), removable: &removable }, Effect::Any)
             }
             // The tombstone keeps the conditions that hold now.
@@ -195,7 +215,7 @@ impl RequirementCollector<'_> {
         if may_be_garbage_collected(old, new) {
             self.group(old, None);
         }
-        if let Some(field) = ownership::changed_field(old, new, is_descriptive_of_group) {
+        if let Some(field) = self.ownership.changed_field(old, new, is_descriptive_of_group) {
             self.group(old, None);
             self.note_field(&field);
         }
@@ -405,7 +425,7 @@ fn origin(group: &Group) -> (Option<&String>, Option<&String>) {
 }
 
 fn may_be_garbage_collected<K: Resource>(old: Option<&K>, new: Option<&K>) -> bool {
-    old.zip(new).is_some_and(|(old, new)| ownership::may_be_garbage_collected(old.meta(), new.meta()))
+    old.zip(new).is_some_and(|(old, new)| ownership::may_be_garbage_collected(Some(old.meta()), new.meta()))
 }
 
 #[cfg(test)]

@@ -56,6 +56,7 @@ fn i4_claiming_another_users_email_requires_control_of_that_user() {
     assert_eq!(required(&GuardedChange::User(Some(&plain), Some(&waits)), &directory), [EDIT]);
     assert!(required(&GuardedChange::User(None, Some(&user("me", mail("peer@example.com")))), &directory).is_empty());
     let policy = Policy::default();
-    let reasons = requirements(&GuardedChange::User(None, Some(&waits)), &directory, &policy);
+    let change = GuardedChange::User(None, Some(&waits));
+    let reasons = requirements(&change, &change.ownership(), &directory, &policy);
     assert!(reasons.values().all(|reason| !reason.identity.is_named), "the request does not name the boss");
 }

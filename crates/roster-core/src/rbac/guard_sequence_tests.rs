@@ -152,7 +152,7 @@ impl World {
     /// Returns whether the guard admits a change by the requester.
     fn admits(&self, change: &GuardedChange<'_>) -> bool {
         let policy = Policy { administrator_role: "admin".to_owned(), ..Policy::default() };
-        let required = requirements(change, &self.directory, &policy);
+        let required = requirements(change, &change.ownership(), &self.directory, &policy);
         required.keys().all(|requirement| matches!(requirement, Requirement::Bind(grant) if may_bind(grant)))
     }
 

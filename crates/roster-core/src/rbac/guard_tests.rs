@@ -56,7 +56,7 @@ fn directory() -> Directory {
 
 fn required(change: &GuardedChange<'_>, directory: &Directory) -> Vec<String> {
     let policy = Policy { administrator_role: "admin".to_owned(), ..Policy::default() };
-    requirements(change, directory, &policy).keys().map(describe).collect()
+    requirements(change, &change.ownership(), directory, &policy).keys().map(describe).collect()
 }
 
 fn describe(requirement: &Requirement) -> String {
@@ -387,7 +387,8 @@ fn transferring_a_namespace_requires_control_of_both_owners() {
 fn the_reason_names_the_label() {
     let (mut directory, policy, labels) = (directory(), Policy::default(), owned_by("x"));
     directory.set_user(&in_group("x", "power"), NOW);
-    let found = requirements(&labels_change(Some("a"), None, &labels, None), &directory, &policy);
+    let change = labels_change(Some("a"), None, &labels, None);
+    let found = requirements(&change, &change.ownership(), &directory, &policy);
     assert_eq!(found.values().next().unwrap().identity.text, "User x (metadata.labels[roster.dev/owner])");
 }
 
@@ -420,8 +421,9 @@ fn reusing_the_name_of_a_deleted_user_requires_control_of_it() {
         );
     }
     let policy = Policy::default();
-    let reasons =
-        requirements(&GuardedChange::User(None, Some(&user("alice", UserSpec::default()))), &directory, &policy);
+    let alice = user("alice", UserSpec::default());
+    let change = GuardedChange::User(None, Some(&alice));
+    let reasons = requirements(&change, &change.ownership(), &directory, &policy);
     let reason = reasons.into_values().next().unwrap();
     assert_eq!(
         (reason.identity.text.as_str(), reason.by.as_str()),
@@ -478,7 +480,7 @@ fn fields_that_a_tool_would_remove_require_control() {
         assert_eq!(required(&GuardedChange::User(Some(&old), Some(&new)), &directory), expected);
         assert_eq!(required(&GuardedChange::User(Some(&old), Some(&old)), &directory), [""; 0]);
         let change = GuardedChange::User(Some(&old), Some(&new));
-        for reason in requirements(&change, &directory, &Policy::default()).values() {
+        for reason in requirements(&change, &change.ownership(), &directory, &Policy::default()).values() {
             let field = "(metadata.annotations[kubectl.kubernetes.io/last-applied-configuration])";
             assert_eq!(reason.identity.text, format!("User jane {field}"), "a denial names the field");
         }

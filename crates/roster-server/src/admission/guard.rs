@@ -14,9 +14,7 @@ use roster_core::directory::labels::Labels;
 use roster_core::rbac::Policy;
 use roster_core::rbac::conflict::{Conflict, of_namespace, of_user};
 use roster_core::rbac::guard::{GuardedChange, cycle, requirements};
-use roster_core::rbac::ownership::{
-    changed_mark, may_be_garbage_collected, may_lose_label, removable_labels, transfers_lock,
-};
+use roster_core::rbac::ownership::{Ownership, changed_mark, may_be_garbage_collected};
 use roster_core::rbac::requirement::{AffectedIdentity, Denial, Requirement, RequirementReason, Requirements};
 use roster_runtime::informers::Informers;
 use tracing::{info, warn};
@@ -32,23 +30,57 @@ pub struct Guard {
     operator: String,
 }
 
+/// A write of a guarded object.
+pub struct GuardedWrite<'a, K> {
+    old: Option<&'a K>,
+    new: Option<&'a K>,
+    ownership: Ownership<'a>,
+}
+
+impl<'a, K: Guarded> GuardedWrite<'a, K> {
+    /// Compares two versions of an object. `old` is `None` for a create, `new` for a delete. For large objects, this takes
+    /// time. It needs no directory, which is locked while it is used.
+    pub fn new(old: Option<&'a K>, new: Option<&'a K>) -> Self {
+        Self { old, new, ownership: K::ownership(old, new) }
+    }
+
+    /// Returns why the write is denied to all requesters except those that may bind every role. `requester` is the User that
+    /// makes it; `None` if the requester is not a User.
+    pub fn conflict(&self, directory: &Directory, policy: &Policy, requester: Option<&str>) -> Option<Conflict> {
+        let unreadable = self.ownership.unreadable_manifest().map(Conflict::UnreadableManifest);
+        unreadable.or_else(|| K::conflict(self.old, self.new?, &self.context(directory, policy, requester)))
+    }
+
+    /// Returns what the requester must be able to bind to make this write.
+    pub fn requirements(&self, directory: &Directory, policy: &Policy, requester: Option<&str>) -> Requirements {
+        K::requirements(self.old, self.new, &self.context(directory, policy, requester))
+    }
+
+    fn context<'c>(
+        &'c self,
+        directory: &'c Directory,
+        policy: &'c Policy,
+        requester: Option<&'c str>,
+    ) -> GuardContext<'c> {
+        GuardContext { directory, policy, ownership: &self.ownership, requester }
+    }
+}
+
 /// Context for judging a write.
 pub struct GuardContext<'a> {
     /// The directory at the time of the request.
-    pub directory: &'a Directory,
+    directory: &'a Directory,
     /// How roles are bound in this cluster.
-    pub policy: &'a Policy,
+    policy: &'a Policy,
+    /// Who owns the fields of the object.
+    ownership: &'a Ownership<'a>,
+    /// The User that makes the write; `None` if the requester is not a User.
     requester: Option<&'a str>,
 }
 
-impl<'a> GuardContext<'a> {
-    /// Context for a write by the User with this name; `None` if the requester is not a User.
-    pub fn new(directory: &'a Directory, policy: &'a Policy, requester: Option<&'a str>) -> Self {
-        Self { directory, policy, requester }
-    }
-
+impl GuardContext<'_> {
     fn required(&self, change: &GuardedChange<'_>) -> Requirements {
-        requirements(change, self.directory, self.policy)
+        requirements(change, self.ownership, self.directory, self.policy)
     }
 }
 
@@ -57,6 +89,11 @@ pub trait Guarded: kube::Resource<DynamicType = ()> + Sized {
     /// Returns what the requester must be able to bind to make this change. `old` is `None` for a create, `new` for a
     /// delete.
     fn requirements(old: Option<&Self>, new: Option<&Self>, known: &GuardContext<'_>) -> Requirements;
+
+    /// Compares who owns the fields of the object.
+    fn ownership<'a>(old: Option<&'a Self>, new: Option<&'a Self>) -> Ownership<'a> {
+        Ownership::between(old.map(Resource::meta), new.map(Resource::meta))
+    }
 
     /// Returns whether the operator makes this change on behalf of a requester whose rights it has already checked.
     fn is_already_checked(_old: &Self, _new: &Self) -> bool {
@@ -99,10 +136,10 @@ impl Guarded for Namespace {
             name,
             old: old.map(ResourceExt::labels),
             new: new.labels(),
-            removable: &removable_labels(old.map(Resource::meta), &new.metadata),
+            removable: &known.ownership.removable_labels(),
             by,
         });
-        if let Some(without) = old.and_then(|old| without_owner(old, new)) {
+        if let Some(without) = without_owner(new, known.ownership) {
             required.extend(known.required(&GuardedChange::Namespace {
                 name,
                 old: Some(new.labels()),
@@ -111,8 +148,9 @@ impl Guarded for Namespace {
                 by,
             }));
         }
-        let collected = |old: &Self| may_be_garbage_collected(&old.metadata, &new.metadata);
-        let owners = old.is_some_and(collected).then(|| "metadata.ownerReferences".to_owned());
+        // What others put into a new Namespace would be deleted with it.
+        let collected = may_be_garbage_collected(old.map(Resource::meta), &new.metadata);
+        let owners = collected.then(|| "metadata.ownerReferences".to_owned());
         if let Some(mark) = owners.or_else(|| changed_mark(&old?.metadata, &new.metadata)) {
             let name = new.name_any();
             let identity = AffectedIdentity::named(format!("Namespace {name}"));
@@ -123,13 +161,13 @@ impl Guarded for Namespace {
 
     fn conflict(old: Option<&Self>, new: &Self, known: &GuardContext<'_>) -> Option<Conflict> {
         let conflict = |labels: &Labels| of_namespace(labels, known.requester, known.directory, known.policy);
-        let Some(old) = old else { return conflict(new.labels()) };
         let username = known.requester.and_then(|by| known.directory.user(by)).map(|user| user.username.as_str());
-        let holder = old.annotations().get(LOCKED_BY_ANNOTATION).map(String::as_str);
-        if transfers_lock(&old.metadata, &new.metadata) && (holder.is_none() || holder != username) {
+        let holder = old.and_then(|old| old.annotations().get(LOCKED_BY_ANNOTATION)).map(String::as_str);
+        if known.ownership.transfers_lock() && (holder.is_none() || holder != username) {
             return Some(Conflict::LockOwnership);
         }
-        if let Some(without) = without_owner(old, new) {
+        let Some(old) = old else { return conflict(new.labels()) };
+        if let Some(without) = without_owner(new, known.ownership) {
             return conflict(&without);
         }
         (old.labels().get(OWNER_LABEL) != new.labels().get(OWNER_LABEL)).then(|| conflict(new.labels())).flatten()
@@ -137,9 +175,9 @@ impl Guarded for Namespace {
 }
 
 /// Returns the labels of a Namespace without its owner, if a change lets tools remove that label.
-fn without_owner(old: &Namespace, new: &Namespace) -> Option<Labels> {
+fn without_owner(new: &Namespace, ownership: &Ownership<'_>) -> Option<Labels> {
     let is_owned = new.labels().contains_key(OWNER_LABEL);
-    (is_owned && may_lose_label(&old.metadata, &new.metadata, OWNER_LABEL)).then(|| {
+    (is_owned && ownership.may_lose_label(OWNER_LABEL)).then(|| {
         let mut without = new.labels().clone();
         without.remove(OWNER_LABEL);
         without
@@ -162,6 +200,11 @@ impl Guarded for Secret {
         }
         let users: BTreeSet<String> = old.into_iter().chain([new]).filter_map(user).collect();
         known.required(&GuardedChange::Credential(users.iter().map(String::as_str).collect()))
+    }
+
+    /// No tool can remove a part of a password Secret that matters.
+    fn ownership<'a>(_old: Option<&'a Self>, _new: Option<&'a Self>) -> Ownership<'a> {
+        Ownership::default()
     }
 }
 
@@ -235,12 +278,12 @@ impl Guard {
         }
         // Large groups take time, so let other tasks run.
         let judged = tokio::task::block_in_place(|| {
+            let write = GuardedWrite::new(old, new);
             let directory = self.informers.directory();
             let requester = self.informers.requester(&directory, &request.user_info);
-            let known = GuardContext::new(&directory, &self.policy, requester);
-            match new.and_then(|new| K::conflict(old, new, &known)) {
+            match write.conflict(&directory, &self.policy, requester) {
                 Some(conflict) => Err(conflict),
-                None => Ok(K::requirements(old, new, &known)),
+                None => Ok(write.requirements(&directory, &self.policy, requester)),
             }
         });
         let required = match judged {
@@ -289,7 +332,10 @@ impl Guard {
         if self.informers.is_failing() {
             return Err(JudgeError::WatchFailing);
         }
-        let required = tokio::task::block_in_place(|| requirements(change, &self.informers.directory(), &self.policy));
+        let required = tokio::task::block_in_place(|| {
+            let ownership = change.ownership();
+            requirements(change, &ownership, &self.informers.directory(), &self.policy)
+        });
         let Some(refused) = self.access.first_refused(requester, required).await? else { return Ok(None) };
         Ok(Some(self.explain(requester, &refused).await?))
     }
@@ -321,17 +367,19 @@ mod tests {
     #[test]
     fn i4_owner_references_of_a_namespace_require_its_deletion() {
         let (directory, policy) = (Directory::new(false), Policy::default());
-        let known = GuardContext::new(&directory, &policy, None);
         let mut old = Namespace::default();
         old.metadata.name = Some("apollo".to_owned());
         let mut owned = old.clone();
         owned.metadata.owner_references =
             Some(vec![OwnerReference { uid: "x".to_owned(), ..OwnerReference::default() }]);
-        let required = |old: &Namespace, new: &Namespace| -> Vec<Requirement> {
-            Namespace::requirements(Some(old), Some(new), &known).into_keys().collect()
+        let required = |old: Option<&Namespace>, new: &Namespace| -> Vec<Requirement> {
+            GuardedWrite::new(old, Some(new)).requirements(&directory, &policy, None).into_keys().collect()
         };
-        assert_eq!(required(&old, &owned), [Requirement::DeleteNamespace("apollo".to_owned())]);
-        assert_eq!(required(&owned, &owned), []);
-        assert_eq!(required(&owned, &old), []);
+        let deletion = [Requirement::DeleteNamespace("apollo".to_owned())];
+        assert_eq!(required(Some(&old), &owned), deletion);
+        assert_eq!(required(None, &owned), deletion);
+        assert_eq!(required(None, &old), []);
+        assert_eq!(required(Some(&owned), &owned), []);
+        assert_eq!(required(Some(&owned), &old), []);
     }
 }
