@@ -221,7 +221,9 @@ impl World {
         let Object::User(earlier) = earlier else { return };
         let Some(Object::User(present)) = self.objects.get(&earlier.name_any()) else { return };
         let mut user = present.clone();
-        user.labels_mut().extend(earlier.labels().clone());
+        // What excludes a User from groups is set by others.
+        let declared = earlier.labels().iter().filter(|(label, _)| *label != "contractor");
+        user.labels_mut().extend(declared.map(|(label, value)| (label.clone(), value.clone())));
         self.put(Object::User(user));
     }
 
@@ -447,6 +449,47 @@ fn steps() -> impl Strategy<Value = Step> {
     ]
 }
 
+/// A Group that selects Users by label and holds `edit`.
+fn bound_selector() -> impl Strategy<Value = Vec<Object>> {
+    selectors().prop_map(|selector| {
+        let spec = GroupSpec { member_selector: Some(selector), accept_declared_members: true, ..GroupSpec::default() };
+        let group = Group { metadata: metadata("g0"), spec, status: None };
+        let spec = RoleBindingSpec {
+            subjects: vec![Subject { kind: SubjectKind::Group, name: "g0".to_owned() }],
+            role_ref: RoleRef::cluster_role("edit"),
+            scope: DeclaredScope { cluster: Some(ClusterScope {}), ..DeclaredScope::default() },
+            ..RoleBindingSpec::default()
+        };
+        let binding = RoleBinding { metadata: metadata("b0"), spec, status: None };
+        vec![Object::Group(Box::new(group)), Object::RoleBinding(Box::new(binding))]
+    })
+}
+
+/// Steps that concern the labels of Users.
+fn label_steps() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        4 => users().prop_map(Step::Write),
+        2 => prop::sample::select(&USERS[..]).prop_map(|name| Step::SetPassword(name.to_owned())),
+        2 => prop::sample::select(&USERS[..]).prop_map(|name| Step::Offboard(name.to_owned())),
+        3 => any::<prop::sample::Index>().prop_map(Step::ApplyLabels),
+        1 => steps(),
+    ]
+}
+
+fn perform_all(initial: Vec<Object>, steps: Vec<Step>) -> Result<(), TestCaseError> {
+    let mut world = World::new(initial);
+    for step in steps {
+        world.perform(step.clone());
+        prop_assert_eq!(world.escalation(), None, "after {:?}", step);
+    }
+    // An administrator may restore anything at the end.
+    for object in world.history.clone() {
+        world.restore(object.clone());
+        prop_assert_eq!(world.escalation(), None, "after the restore of {:?}", object);
+    }
+    Ok(())
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 2_000, max_shrink_iters: 20_000, ..ProptestConfig::default() })]
 
@@ -455,15 +498,15 @@ proptest! {
         initial in prop::collection::vec(objects(), 0..10),
         steps in prop::collection::vec(steps(), 1..20),
     ) {
-        let mut world = World::new(initial);
-        for step in steps {
-            world.perform(step.clone());
-            prop_assert_eq!(world.escalation(), None, "after {:?}", step);
-        }
-        // An administrator may restore anything at the end.
-        for object in world.history.clone() {
-            world.restore(object.clone());
-            prop_assert_eq!(world.escalation(), None, "after the restore of {:?}", object);
-        }
+        perform_all(initial, steps)?;
+    }
+
+    #[test]
+    fn i4_no_sequence_of_changed_labels_gains_an_identity(
+        others in prop::collection::vec(users(), 1..4),
+        bound in bound_selector(),
+        steps in prop::collection::vec(label_steps(), 1..20),
+    ) {
+        perform_all(others.into_iter().chain(bound).collect(), steps)?;
     }
 }
