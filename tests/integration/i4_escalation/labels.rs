@@ -267,7 +267,8 @@ async fn i4_a_new_namespace_names_no_lock_that_it_lacks() {
             "name": n, "annotations": {"kubectl.kubernetes.io/last-applied-configuration": manifest},
         });
         let namespace = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": metadata}).to_string();
-        let args = ["create", "--dry-run=server", "-f", "-", "--as", "mallory"];
+        // Without --raw, kubectl would replace the annotation by the manifest itself.
+        let args = ["create", "--raw", "/api/v1/namespaces?dryRun=All", "-f", "-", "--as", "mallory"];
         cluster.plane.kubectl.run_with_input(&args, &namespace).map_err(|error| format!("{error:#}"))
     };
     let refused =

@@ -64,7 +64,7 @@ async fn i4_labels_and_annotations_are_limited() {
         // A Group's manifest may be large.
         for copy in [applied, original] {
             let mut annotations = json!({"a": null, applied: null, original: null});
-            annotations[copy] = "x".repeat(100_000).into();
+            annotations[copy] = json!({"x": "x".repeat(100_000)}).to_string().into();
             let outcome = patch(&client, mallory, &path, &json!({ "annotations": annotations })).await;
             assert_eq!(outcome.is_ok(), kind == "groups", "{kind}: {outcome:?}");
         }
