@@ -111,7 +111,7 @@ fn user(realm: &str, object: &Located, input: &mut Input) {
     if let Some(password) = credentials.find(|credential| credential["type"] == "password") {
         set_password(password, &mut person);
     }
-    input.users.push(person);
+    input.add_user(person);
 }
 
 fn set_password(credential: &Value, person: &mut UserDraft) {

@@ -95,7 +95,7 @@ fn row(place: Place, record: &csv::StringRecord, cells: &[Cell], delimiter: u8, 
     let kinds = values(cells, record).filter(|(cell, _)| matches!(cell, Cell::Kind));
     let kind = kinds.map(|(_, text)| text).next().unwrap_or_default();
     let result = match kind {
-        "" | "User" => user_draft(place, record, cells).map(|person| input.users.push(person)),
+        "" | "User" => user_draft(place, record, cells).map(|person| input.add_user(person)),
         "Group" => group_draft(place, record, cells).map(|group| input.groups.push(group)),
         _ => Err(fault(KIND, "must be User or Group")),
     };

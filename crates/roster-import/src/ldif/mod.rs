@@ -125,7 +125,7 @@ fn user_draft(dn: &Dn, record: &Record, entries: &mut Entries, input: &mut Input
     super::text::take_password(&mut person, usable.or_else(|| hashes().next()).unwrap_or_default());
     let index = input.users.len();
     entries.add_user(dn, username, record, index);
-    input.users.push(person);
+    input.add_user(person);
     read_groups(record, index, input);
 }
 
