@@ -29,6 +29,7 @@ pub mod draft;
 mod expiry;
 pub mod hashes;
 mod htpasswd;
+mod identifiers;
 mod keycloak;
 pub mod known;
 mod kubesphere;
