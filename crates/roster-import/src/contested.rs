@@ -101,6 +101,7 @@ fn claimants(users: &[UserDraft], known: &KnownUsers) -> BTreeMap<Claim, Claiman
             // RoleBindings refer to these. They must not become the names of someone else in the same import.
             claims.entry(Claim::Object(user.name.clone())).or_default();
             claims.entry(Claim::Login(fold(&user.username))).or_default();
+            claims.entry(Claim::Login(fold(&user.name))).or_default();
         }
         for (claim, fault) in claims {
             all.entry(claim).or_default().push((index, fault));
@@ -129,7 +130,7 @@ fn holder<'a>(
     known: &'a KnownUsers,
 ) -> Option<(&'a str, &'a KnownUser)> {
     let has = |user: &KnownUser| match claim {
-        Claim::Login(login) => user.has_login(login),
+        Claim::Login(login) => user.has_login(login) || user.name == *login,
         Claim::Object(name) => user.name == *name,
     };
     let mut holders = claimants.iter().filter_map(|(index, _)| {

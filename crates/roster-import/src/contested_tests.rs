@@ -123,6 +123,12 @@ fn a_renamed_person_keeps_the_user() {
             assert_eq!((names(&plan), plan.rejected.len()), (vec!["ada"], 1), "{:?}", rejections(&plan));
         }
     }
+    // Nor by being renamed, in whatever order.
+    let both = [known[0].clone(), ("a/2", "bob", json!({}))];
+    for users in [[user("1", "Countess"), user("2", "ada")], [user("2", "ada"), user("1", "Countess")]] {
+        let plan = plan_into(&both, &file(&users));
+        assert_eq!((names(&plan), plan.rejected.len()), (vec!["ada"], 1), "{:?}", rejections(&plan));
+    }
     // Renamed back.
     let plan = plan_into(&known, &file(&[user("1", "ada")]));
     assert_eq!(plan.items[0].object["spec"], json!({"state": "Disabled"}));

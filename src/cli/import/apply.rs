@@ -71,14 +71,14 @@ async fn restrict<'a>(
         stream::iter(&live.restricted).map(|user| async move { (user, live.apply(&user.step, force, false).await) });
     let mut writes = writes.buffered(CONCURRENCY);
     while let Some((user, result)) = writes.next().await {
+        // Users with a manifest are counted when it is applied.
         match result {
             Ok(_) => {
-                // The others are counted when their manifests are applied.
                 outcome.changed += usize::from(!user.is_planned);
                 restricted.push(user);
             }
             Err(error @ kube::Error::Api(_)) => {
-                outcome.failed += 1;
+                outcome.failed += usize::from(!user.is_planned);
                 report_error(user.place, Kind::User, user.step.key.name(), files, &error);
             }
             Err(error) => bail!("the cluster does not answer: {error}; run the import again to continue"),
