@@ -69,10 +69,10 @@ pub struct Renamed {
     pub name: String,
     /// Identity of the person in the source.
     pub source: String,
-    /// Username of the existing User.
-    pub from: String,
+    /// Username of the User, which stays.
+    pub username: String,
     /// Username in the source.
-    pub to: String,
+    pub title: String,
 }
 
 /// A Group whose name has a suffix, because several groups in the source have the same name.
@@ -296,10 +296,11 @@ impl Assembly<'_> {
         if !person.faults.is_empty() {
             return Err(person.faults);
         }
-        let login = person.login().to_owned();
         let is_derived = person.name.is_none();
         let known = self.options.known_users.of(person.source.as_deref()).filter(|_| is_derived);
+        let title = person.login().to_owned();
         let name = user_name(&mut person, known)?;
+        let login = known.map_or_else(|| title.clone(), |user| user.username.clone());
         self.set_groups(&mut person.spec, "groups", &person.groups)?;
         let secret = self.secret(&mut person, &name)?;
         let emails = person.emails();
@@ -319,9 +320,9 @@ impl Assembly<'_> {
         for group in &person.groups {
             self.accept_declared_members(place, &group.id, groups);
         }
-        if let Some((user, source)) = known.zip(person.source).filter(|(user, _)| user.username != login) {
-            let (name, from, to) = (name.clone(), user.username.clone(), login.clone());
-            self.renamed.push(Renamed { place, name, source, from, to });
+        if let Some(source) = person.source.filter(|_| login != title) {
+            let (name, username, title) = (name.clone(), login.clone(), title.clone());
+            self.renamed.push(Renamed { place, name, source, username, title });
         }
         let derived_from = names::derived(&name, &login).filter(|_| is_derived);
         Ok(Item { place, kind: Kind::User, name, derived_from, object, secret })
@@ -437,7 +438,8 @@ fn remove(fields: &mut Map<String, Value>, path: &str) {
 }
 
 /// Returns the name of the object: the given one, that of the User that was imported before, or one derived from the
-/// username. Removes `spec.username` if it equals a name that was not given.
+/// username. Removes `spec.username` if it equals a name that was not given. A User that was imported before also keeps its
+/// username, which is immutable except for a request of its own.
 fn user_name(person: &mut UserDraft, known: Option<&KnownUser>) -> Result<String, Faults> {
     let login = person.login().to_owned();
     if login.is_empty() {
@@ -450,9 +452,12 @@ fn user_name(person: &mut UserDraft, known: Option<&KnownUser>) -> Result<String
         return Ok(name.clone());
     }
     let no_letter = "must contain a letter or digit, because the object name is derived from it; or set the field name";
+    if let Some(user) = known {
+        person.set("username", user.username.as_str());
+    }
     let name = known.map(|user| user.name.clone()).or_else(|| names::object_name(&login));
     let name = name.ok_or_else(|| vec![fault("spec.username", no_letter)])?;
-    if name == login {
+    if name == person.login() {
         person.spec.remove("username");
     }
     Ok(name)

@@ -88,7 +88,7 @@ fn ambiguous(users: &[UserDraft]) -> HashMap<usize, Vec<Fault>> {
 }
 
 /// A user who claims a name, by index, with the field that has it. Without a field, the name is only that of the existing
-/// User: the source has renamed the person.
+/// User.
 type Claimants = Vec<(usize, Option<Fault>)>;
 
 fn claimants(users: &[UserDraft], known: &KnownUsers) -> BTreeMap<Claim, Claimants> {
@@ -100,7 +100,6 @@ fn claimants(users: &[UserDraft], known: &KnownUsers) -> BTreeMap<Claim, Claiman
         if let Some(user) = known {
             // RoleBindings refer to these. They must not become the names of someone else in the same import.
             claims.entry(Claim::Object(user.name.clone())).or_default();
-            claims.entry(Claim::Login(fold(&user.username))).or_default();
             claims.entry(Claim::Login(fold(&user.name))).or_default();
         }
         for (claim, fault) in claims {
@@ -143,7 +142,7 @@ fn holder<'a>(
 
 /// Returns the names that a user claims, with the field of each and its text.
 fn claims(person: &UserDraft, known: Option<&KnownUser>) -> BTreeMap<Claim, Fault> {
-    let login = person.login();
+    let login = known.map_or_else(|| person.login(), |user| &user.username);
     let mut claims = BTreeMap::new();
     let mut add = |claim, field: &str, text: &str| {
         claims.entry(claim).or_insert_with(|| Fault { field: field.to_owned(), reason: text.to_owned() });

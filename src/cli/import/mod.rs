@@ -83,8 +83,11 @@ fn report_names(plan: &Plan, files: &Files) {
         rejects::report_at(group.place, files, &format!("Group {name} is {id}: several groups have the name {title}"));
     }
     for person in &plan.renamed {
-        let Renamed { place, name, source, from, to } = person;
-        let message = format!("{source} was {from} before: User {name} keeps its name, and its username becomes {to}");
+        let Renamed { place, name, source, username, title } = person;
+        let message = format!(
+            "{source} is now {title} in the source, and User {name} keeps the username {username}: an import cannot rename \
+             Users, but a request to users/{name}/rename of directory.roster.dev can"
+        );
         rejects::report_at(*place, files, &message);
     }
     for warning in &plan.warnings {
