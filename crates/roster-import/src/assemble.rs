@@ -1,12 +1,11 @@
 //! Turns the content of a source into manifests: derives names, and checks uniqueness, hashes and the rules of the
 //! CRDs.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashSet};
 
 use base64::prelude::{BASE64_STANDARD, Engine};
 use roster_api::SOURCE_ID_ANNOTATION;
 use roster_api::{API_VERSION, PASSWORD_SECRET_TYPE, USER_ANNOTATION, syntax};
-use roster_credentials::claim::fold;
 use roster_credentials::password::{self, PasswordError};
 use roster_credentials::source::HASH_KEY;
 use secrecy::{ExposeSecret, SecretString};
@@ -15,8 +14,11 @@ use serde_json::{Map, Value, json};
 use super::contested::contested;
 use super::draft::{Credential, GroupDraft, GroupRef, Input, Place, Rejected, SourceId, UserDraft};
 use super::hashes::UnusableHash;
+use super::known::{KnownUser, KnownUsers};
 use super::naming::{GroupNames, NameError, Reference};
+use super::restriction::{Restriction, restrictions};
 use super::rules::{Fault, Kind, Rules};
+use super::taken::{Claims, Taken, also};
 use super::{hashes, names};
 
 /// Options of an import.
@@ -34,6 +36,8 @@ pub struct Options {
     pub without: Vec<String>,
     /// Names of the cluster's Groups that were imported before, by their identities in the source.
     pub known_groups: BTreeMap<String, String>,
+    /// Users of the cluster that were imported before.
+    pub known_users: KnownUsers,
 }
 
 /// Result of [`assemble`].
@@ -49,6 +53,26 @@ pub struct Plan {
     pub suffixed: Vec<Suffixed>,
     /// Groups of the source, whether or not the plan has an item for them.
     pub references: Vec<Reference>,
+    /// What is imported although the source does not prove it.
+    pub warnings: Vec<Rejected>,
+    /// People that the source has renamed since they were imported.
+    pub renamed: Vec<Renamed>,
+    /// Restrictions of people, by their identities in the source, whether or not the plan has an item for them.
+    pub restrictions: BTreeMap<String, Restriction>,
+}
+
+/// A person that the source has renamed since they were imported.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Renamed {
+    pub place: Place,
+    /// Name of the User, which stays.
+    pub name: String,
+    /// Identity of the person in the source.
+    pub source: String,
+    /// Username of the User, which stays.
+    pub username: String,
+    /// Username in the source.
+    pub title: String,
 }
 
 /// A Group whose name has a suffix, because several groups in the source have the same name.
@@ -113,9 +137,12 @@ impl Secret {
 /// Validates the input and plans the objects to write.
 pub fn assemble(mut input: Input, options: &Options, rules: &Rules) -> Plan {
     refer_to_groups(&mut input, options);
+    let restrictions = restrictions(&input.users);
     let names = &GroupNames::of(&input, &options.known_groups);
-    let (taken, without_hash, suffixed) = (Taken::default(), Vec::new(), Vec::new());
-    let mut assembly = Assembly { options, rules, names, taken, rejected: input.rejected, without_hash, suffixed };
+    let mut contested = contested(&input, &options.known_users);
+    let (taken, without_hash, suffixed, renamed) = (Taken::default(), Vec::new(), Vec::new(), Vec::new());
+    let rejected = input.rejected;
+    let mut assembly = Assembly { options, rules, names, taken, rejected, without_hash, suffixed, renamed };
     let mut groups = BTreeMap::new();
     for group in input.groups {
         if let Some(item) = assembly.group(group) {
@@ -123,7 +150,6 @@ pub fn assemble(mut input: Input, options: &Options, rules: &Rules) -> Plan {
         }
     }
     let mut users = BTreeMap::new();
-    let mut contested = contested(&input.users);
     for (index, mut person) in input.users.into_iter().enumerate() {
         let (place, who) = (person.place, person.login().to_owned());
         person.faults.extend(contested.remove(&index).into_iter().flatten());
@@ -132,7 +158,7 @@ pub fn assemble(mut input: Input, options: &Options, rules: &Rules) -> Plan {
             Err(faults) => assembly.reject(place, &who, faults),
         }
     }
-    let Assembly { mut rejected, without_hash, mut suffixed, .. } = assembly;
+    let Assembly { mut rejected, without_hash, mut suffixed, renamed, .. } = assembly;
     if options.no_groups {
         groups.clear();
         suffixed.clear();
@@ -140,7 +166,8 @@ pub fn assemble(mut input: Input, options: &Options, rules: &Rules) -> Plan {
     rejected.sort_by_key(|rejected| rejected.place);
     suffixed.sort_by(|left, right| (left.place, &left.name).cmp(&(right.place, &right.name)));
     let items = groups.into_values().chain(users.into_values()).collect();
-    Plan { items, rejected, without_hash, suffixed, references: names.references() }
+    let (references, warnings) = (names.references(), input.warnings);
+    Plan { items, rejected, without_hash, suffixed, references, warnings, renamed, restrictions }
 }
 
 /// Moves the names of Groups from each `spec` into group references, and removes the fields in [`Options::without`].
@@ -175,34 +202,6 @@ fn take_names(spec: &mut Map<String, Value>, field: &str) -> Vec<String> {
     names
 }
 
-/// Names that earlier entries of the source have claimed.
-#[derive(Default)]
-struct Taken {
-    /// Usernames and emails, case-folded. They share one namespace.
-    logins: HashMap<String, Place>,
-    /// Names of Users.
-    users: HashMap<String, Place>,
-    /// Namespaces and names of password Secrets.
-    secrets: HashMap<(String, String), Place>,
-    /// Groups by their identity in the source.
-    groups: HashMap<SourceId, Place>,
-    /// Users by their identity in the source.
-    sources: HashMap<String, Place>,
-}
-
-/// Names and identifiers of a user.
-#[derive(Clone, Copy)]
-struct Claims<'a> {
-    place: Place,
-    /// `metadata.name`.
-    name: &'a str,
-    /// Username.
-    login: &'a str,
-    emails: &'a [String],
-    /// Identity in the source.
-    source: Option<&'a str>,
-}
-
 struct Assembly<'a> {
     options: &'a Options,
     rules: &'a Rules,
@@ -211,9 +210,10 @@ struct Assembly<'a> {
     rejected: Vec<Rejected>,
     without_hash: Vec<Rejected>,
     suffixed: Vec<Suffixed>,
+    renamed: Vec<Renamed>,
 }
 
-type Faults = Vec<Fault>;
+pub(super) type Faults = Vec<Fault>;
 
 /// A password or hash that can't be imported.
 #[derive(Debug, thiserror::Error)]
@@ -228,7 +228,7 @@ enum CredentialError {
     Plaintext,
 }
 
-fn fault(field: &str, reason: impl Into<String>) -> Fault {
+pub(super) fn fault(field: &str, reason: impl Into<String>) -> Fault {
     Fault { field: field.to_owned(), reason: reason.into() }
 }
 
@@ -239,10 +239,6 @@ fn manifest(kind: Kind, name: &str, labels: Map<String, Value>, spec: Map<String
     }
     object["spec"] = spec.into();
     object
-}
-
-fn also(what: &str, place: Place) -> String {
-    format!("{what} is also on line {}", place.line)
 }
 
 impl Assembly<'_> {
@@ -300,9 +296,11 @@ impl Assembly<'_> {
         if !person.faults.is_empty() {
             return Err(person.faults);
         }
-        let login = person.login().to_owned();
         let is_derived = person.name.is_none();
-        let name = user_name(&mut person)?;
+        let known = self.options.known_users.of(person.source.as_deref()).filter(|_| is_derived);
+        let title = person.login().to_owned();
+        let name = user_name(&mut person, known)?;
+        let login = known.map_or_else(|| title.clone(), |user| user.username.clone());
         self.set_groups(&mut person.spec, "groups", &person.groups)?;
         let secret = self.secret(&mut person, &name)?;
         let emails = person.emails();
@@ -315,12 +313,16 @@ impl Assembly<'_> {
         if !faults.is_empty() {
             return Err(faults);
         }
-        self.claim(
+        self.taken.claim(
             &Claims { place, name: &name, login: &login, emails: &emails, source: person.source.as_deref() },
             secret.as_ref(),
         )?;
         for group in &person.groups {
             self.accept_declared_members(place, &group.id, groups);
+        }
+        if let Some(source) = person.source.filter(|_| login != title) {
+            let (name, username, title) = (name.clone(), login.clone(), title.clone());
+            self.renamed.push(Renamed { place, name, source, username, title });
         }
         let derived_from = names::derived(&name, &login).filter(|_| is_derived);
         Ok(Item { place, kind: Kind::User, name, derived_from, object, secret })
@@ -419,40 +421,6 @@ impl Assembly<'_> {
             Credential::Plain(_) => Err(CredentialError::Plaintext),
         }
     }
-
-    /// Claims what must be unique: username, emails, object name, identity in the source and password Secret.
-    fn claim(&mut self, claims: &Claims, secret: Option<&Secret>) -> Result<(), Faults> {
-        let Claims { place, name, login, emails, source } = *claims;
-        let mut faults = Vec::new();
-        let mut logins = BTreeMap::new();
-        logins.insert(fold(login), ("spec.username", login));
-        for email in emails {
-            logins.entry(fold(email)).or_insert(("spec.email", email));
-        }
-        for (folded, (field, text)) in &logins {
-            if let Some(other) = self.taken.logins.get(folded) {
-                faults.push(fault(field, also(text, *other)));
-            }
-        }
-        if let Some((source, other)) = source.and_then(|source| self.taken.sources.get_key_value(source)) {
-            faults.push(fault("metadata.annotations", also(source, *other)));
-        }
-        if let Some(other) = self.taken.users.get(name).filter(|_| faults.is_empty()) {
-            faults.push(fault("metadata.name", also(&format!("another username whose object is {name}"), *other)));
-        }
-        let reference = secret.map(|secret| (secret.namespace.clone(), secret.name.clone()));
-        if let Some(other) = reference.as_ref().and_then(|reference| self.taken.secrets.get(reference)) {
-            faults.push(fault("spec.passwordSecretRef", also("the same Secret", *other)));
-        }
-        if !faults.is_empty() {
-            return Err(faults);
-        }
-        self.taken.logins.extend(logins.into_keys().map(|login| (login, place)));
-        self.taken.users.insert(name.to_owned(), place);
-        self.taken.sources.extend(source.map(|source| (source.to_owned(), place)));
-        self.taken.secrets.extend(reference.map(|reference| (reference, place)));
-        Ok(())
-    }
 }
 
 fn remove(fields: &mut Map<String, Value>, path: &str) {
@@ -469,9 +437,10 @@ fn remove(fields: &mut Map<String, Value>, path: &str) {
     }
 }
 
-/// Returns the name of the object: the given one, or one derived from the username. Removes `spec.username` if it
-/// equals the derived name.
-fn user_name(person: &mut UserDraft) -> Result<String, Faults> {
+/// Returns the name of the object: the given one, that of the User that was imported before, or one derived from the
+/// username. Removes `spec.username` if it equals a name that was not given. A User that was imported before also keeps its
+/// username, which is immutable except for a request of its own.
+fn user_name(person: &mut UserDraft, known: Option<&KnownUser>) -> Result<String, Faults> {
     let login = person.login().to_owned();
     if login.is_empty() {
         return Err(vec![fault("spec.username", "is required")]);
@@ -483,8 +452,12 @@ fn user_name(person: &mut UserDraft) -> Result<String, Faults> {
         return Ok(name.clone());
     }
     let no_letter = "must contain a letter or digit, because the object name is derived from it; or set the field name";
-    let name = names::object_name(&login).ok_or_else(|| vec![fault("spec.username", no_letter)])?;
-    if name == login {
+    if let Some(user) = known {
+        person.set("username", user.username.as_str());
+    }
+    let name = known.map(|user| user.name.clone()).or_else(|| names::object_name(&login));
+    let name = name.ok_or_else(|| vec![fault("spec.username", no_letter)])?;
+    if name == person.login() {
         person.spec.remove("username");
     }
     Ok(name)

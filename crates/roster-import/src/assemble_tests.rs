@@ -69,6 +69,8 @@ fn groups_accept_declared_members_unless_the_source_says_otherwise() {
 #[case("username,email\nada,x@example.com\nbob,X@Example.com\n", "3: spec.email: X@Example.com is also on line 2")]
 #[case("username,email\nada@example.com,\nbob,Ada@example.com\n", "3: spec.email: Ada@example.com is also on line 2")]
 #[case("username\na.b@c\na.b-c\n", "3: metadata.name: another username whose object is a.b-c is also on line 2")]
+#[case("name,username\nada,bob\nx,ADA\n", "3: spec.username: a User with the name ADA is also on line 2")]
+#[case("name,username\nx,ADA\nada,bob\n", "3: metadata.name: a User with the username ada is also on line 2")]
 #[case("username\nsystem:admin\n", "2: spec.username: names with the prefix system: are reserved for Kubernetes")]
 #[case(
     "username,groups\nada,system:masters\n",

@@ -2,7 +2,7 @@
 //!
 //! Names of objects are derived from names in the source, and different names can result in the same object name, such
 //! as `Admins*` and `admins`. Applying the plan would then add the members of one group to another, or give one
-//! person's username and emails to another.
+//! person's username and emails to another. The same applies to a User that would have the username or email of another.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -11,7 +11,9 @@ use roster_api::SOURCE_ID_ANNOTATION;
 use serde_json::Value;
 
 use super::assemble::{Item, Plan};
+use super::consent::ExistingUser;
 use super::draft::Place;
+use super::identifiers::{Identifiers, Shared};
 use super::rules::Kind;
 
 /// An existing object that a planned one must not overwrite.
@@ -29,9 +31,11 @@ pub struct Conflict {
 enum Difference {
     /// The existing and the planned object come from different users or groups of a source.
     Source { existing: String, planned: String },
+    /// The planned User would have an identifier of another existing User.
+    Identifier { field: &'static str, text: String, other: String, other_field: &'static str },
     /// The existing Group has no identity, so only its name suggests that it is the group of the source.
     Unidentified { planned: String },
-    /// The existing and the planned Group come from the same group, but the planned one has another name.
+    /// The existing and the planned object come from the same user or group, but the planned one has another name.
     Name { source: String, planned: String },
     /// The existing and the planned object have different titles.
     Title { existing: String, planned: String },
@@ -46,12 +50,21 @@ impl fmt::Display for Conflict {
                 "{kind} {name} already exists for {existing}, and this import would use it for {planned}: rename one of them in \
                  the source, or delete the {kind}; if both are the same, set its annotation {SOURCE_ID_ANNOTATION} to {planned}"
             ),
+            (Difference::Identifier { field, text, other, other_field }, _) => write!(
+                f,
+                "{kind} {name} would have the {field} {text}, which is the {other_field} of {kind} {other}: change one of them"
+            ),
             (Difference::Unidentified { planned }, _) => write!(
                 f,
                 "{kind} {name} already exists without the annotation {SOURCE_ID_ANNOTATION}, and this import would use it for \
                  {planned}: rename one of them, or delete the {kind}; if both are the same, set the annotation to {planned}"
             ),
-            (Difference::Name { source, planned }, _) => write!(
+            (Difference::Name { source, planned }, Kind::User) => write!(
+                f,
+                "User {name} already exists for {source}, and this import would use User {planned} for the same person: remove the \
+                 annotation {SOURCE_ID_ANNOTATION} from the one that does not belong to this person, or delete it"
+            ),
+            (Difference::Name { source, planned }, Kind::Group) => write!(
                 f,
                 "{kind} {name} already exists for {source}, and this import would use {planned} instead, which has none of \
                  the roles of {name}: delete {kind} {name}, or remove its annotation {SOURCE_ID_ANNOTATION}"
@@ -85,13 +98,14 @@ struct Planned<'a> {
 pub struct Conflicts<'a> {
     /// Planned objects, and the Groups that they refer to.
     planned: HashMap<(Kind, &'a str), Planned<'a>>,
-    /// Names of Groups by their identity in the source.
-    by_source: HashMap<&'a str, &'a str>,
+    /// Names of Groups and Users by their identity in the source.
+    by_source: HashMap<(Kind, &'a str), &'a str>,
+    identifiers: Identifiers<'a>,
     found: Vec<Conflict>,
 }
 
 impl<'a> Conflicts<'a> {
-    /// Indexes the plan. Existing objects are added by [`Conflicts::existing`].
+    /// Indexes the plan. Existing objects are added by [`Conflicts::existing_group`] and [`Conflicts::existing_user`].
     pub fn new(plan: &'a Plan) -> Self {
         // Users can refer to Groups that the plan does not create: with --no-groups, or if the Group was rejected.
         let references = plan.references.iter().map(|group| {
@@ -99,14 +113,28 @@ impl<'a> Conflicts<'a> {
             ((Kind::Group, &*group.name), Planned { place: group.place, derived_from, title: None, source })
         });
         let items = plan.items.iter().map(|item| ((item.kind, &*item.name), planned(item)));
-        let sources = plan.references.iter().filter_map(|group| Some((group.source.as_deref()?, &*group.name)));
-        Self { planned: references.chain(items).collect(), by_source: sources.collect(), found: Vec::new() }
+        let groups =
+            plan.references.iter().filter_map(|group| Some(((Kind::Group, group.source.as_deref()?), &*group.name)));
+        let people = plan.items.iter().filter(|item| item.kind == Kind::User);
+        let people = people.filter_map(|item| Some(((Kind::User, planned(item).source?), &*item.name)));
+        let (planned, by_source) = (references.chain(items).collect(), groups.chain(people).collect());
+        Self { planned, by_source, identifiers: Identifiers::new(plan), found: Vec::new() }
     }
 
-    /// Compares an existing object with the plan. `source` is the value of the annotation [`SOURCE_ID_ANNOTATION`].
-    pub fn existing(&mut self, kind: Kind, name: &str, source: Option<&str>, spec: &Value) {
-        let renamed = source.filter(|_| kind == Kind::Group).and_then(|source| self.by_source.get_key_value(source));
-        if let Some((source, planned)) = renamed.filter(|(_, planned)| **planned != name) {
+    /// Compares an existing Group with the plan. `source` is the value of the annotation [`SOURCE_ID_ANNOTATION`].
+    pub fn existing_group(&mut self, name: &str, source: Option<&str>, spec: &Value) {
+        self.existing(Kind::Group, name, source, spec);
+    }
+
+    /// Compares an existing User with the plan.
+    pub fn existing_user(&mut self, user: &ExistingUser) {
+        self.existing(Kind::User, user.name, user.source, user.spec);
+        self.identifiers.existing(user);
+    }
+
+    fn existing(&mut self, kind: Kind, name: &str, source: Option<&str>, spec: &Value) {
+        let known = source.and_then(|source| self.by_source.get_key_value(&(kind, source)));
+        if let Some(((_, source), planned)) = known.filter(|(_, planned)| **planned != name) {
             let difference = Difference::Name { source: (*source).to_owned(), planned: (*planned).to_owned() };
             let place = self.planned.get(&(kind, *planned)).map(|planned| planned.place).unwrap_or_default();
             self.found.push(Conflict { place, kind, name: name.to_owned(), difference });
@@ -119,6 +147,10 @@ impl<'a> Conflicts<'a> {
 
     /// Returns the conflicts, in the order of the source.
     pub fn finish(mut self) -> Vec<Conflict> {
+        for Shared { item, field, text, other, other_field } in self.identifiers.finish() {
+            let difference = Difference::Identifier { field, text, other, other_field };
+            self.found.push(Conflict { place: item.place, kind: Kind::User, name: item.name.clone(), difference });
+        }
         self.found.sort_by_key(|conflict| conflict.place);
         self.found
     }
@@ -276,6 +308,102 @@ mod tests {
         assert_eq!(with(None), [""; 0]);
         let found = with(Some("ldap:uid=admin,ou=a,dc=x"));
         assert!(found[0].starts_with("User admin already exists for ldap:uid=admin,ou=a,dc=x, and this"), "{found:?}");
+    }
+
+    /// Returns the conflicts of a plan with existing Users: name, identity in the source, `spec`.
+    fn with_users(plan: &Plan, users: &[(&str, Option<&str>, Value)]) -> Vec<String> {
+        let mut conflicts = Conflicts::new(plan);
+        let labels = std::collections::BTreeMap::new();
+        for (name, source, spec) in users {
+            let user = ExistingUser {
+                name,
+                labels: &labels,
+                spec,
+                source: *source,
+                owned: &Value::Null,
+                gets_password: false,
+            };
+            conflicts.existing_user(&user);
+        }
+        conflicts.finish().iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn two_users_for_one_person_are_a_conflict() {
+        let plan = plan(Format::Ldif, "dn: uid=ada,dc=x\nobjectClass: person\nuid: ada\n");
+        let source = Some("ldap:uid=ada,dc=x");
+        assert_eq!(with_users(&plan, &[("ada", source, json!({}))]), [""; 0]);
+        let found = with_users(&plan, &[("ada", source, json!({})), ("countess", source, json!({}))]);
+        let says = "User countess already exists for ldap:uid=ada,dc=x, and this import would use User ada for the same person";
+        assert!(found.len() == 1 && found[0].starts_with(says), "{found:?}");
+    }
+
+    /// References of RoleBindings to the existing User would otherwise mean the new one.
+    #[test]
+    fn a_new_user_with_an_identifier_of_another_user_is_a_conflict() {
+        let of = |row: &str, name: &str, spec: Value| {
+            with_users(
+                &plan(Format::Csv, &format!("name,username,email,additionalEmails\n{row}\n")),
+                &[(name, None, spec)],
+            )
+        };
+        for (row, name, spec, says) in [
+            ("ada,,,", "u1", json!({"username": "Ada"}), "metadata.name Ada, which is the spec.username of User u1"),
+            ("x,Ada,,", "ada", json!({"username": "bob"}), "spec.username ada, which is the metadata.name of User ada"),
+            ("x,ada,,", "u1", json!({"username": "ADA"}), "spec.username ADA, which is the spec.username of User u1"),
+            (
+                "x,ada,a@example.com,",
+                "u1",
+                json!({"email": "A@example.com"}),
+                "spec.email A@example.com, which is the spec.email of User u1",
+            ),
+            (
+                "x,a@example.com,,",
+                "u1",
+                json!({"additionalEmails": ["a@example.com"]}),
+                "spec.username a@example.com, which is the spec.additionalEmails of User u1",
+            ),
+            (
+                "x,ada,,a@example.com",
+                "u1",
+                json!({"username": "a@example.com"}),
+                "spec.additionalEmails a@example.com, which is the spec.username of User u1",
+            ),
+        ] {
+            let found = of(row, name, spec);
+            assert!(found.len() == 1 && found[0].contains(says), "{row}: {found:?}");
+        }
+        assert_eq!(of("ada,,,", "u1", json!({"username": "bob", "email": "ada@example.com"})), [""; 0]);
+    }
+
+    #[test]
+    fn identifiers_that_a_user_has_or_another_one_gives_up_are_no_conflict() {
+        let text = "name,username,email\na,ada,x@example.com\nb,bob,y@example.com\n";
+        let plan = plan(Format::Csv, text);
+        let user = |username: &str, email: &str| json!({"username": username, "email": format!("{email}@example.com")});
+        // Both exchange their emails.
+        assert_eq!(with_users(&plan, &[("a", None, user("ada", "y")), ("b", None, user("bob", "x"))]), [""; 0]);
+        // The conflict exists before the import.
+        let users = [("ada", None, json!({})), ("a", None, user("ada", "x"))];
+        assert_eq!(with_users(&plan, &users), [""; 0]);
+        // Emails that the import does not own stay.
+        let more = json!({"username": "ada", "additionalEmails": ["y@example.com"]});
+        assert_eq!(with_users(&plan, &[("a", None, more)]).len(), 1);
+    }
+
+    #[test]
+    fn many_users_are_compared_in_linear_time() {
+        let mut text = "username,email\n".to_owned();
+        let mut users = Vec::new();
+        for at in 0..3_000 {
+            text.push_str(&format!("u{at},u{at}@example.com\n"));
+            users.push((format!("u{at}"), json!({"email": format!("u{at}@example.com")})));
+        }
+        let plan = plan(Format::Csv, &text);
+        let started = std::time::Instant::now();
+        let users: Vec<_> = users.iter().map(|(name, spec)| (&**name, None, spec.clone())).collect();
+        assert_eq!(with_users(&plan, &users), [""; 0]);
+        assert!(started.elapsed() < std::time::Duration::from_secs(10), "{:?}", started.elapsed());
     }
 
     #[test]

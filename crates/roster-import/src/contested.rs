@@ -2,7 +2,13 @@
 //!
 //! Names can be unique only within a part of a source: a realm of Keycloak, a domain of Keystone, a subtree of LDAP.
 //! People may be able to register a name themselves in one of these parts. So the order of the source must not decide
-//! which of them becomes the User, and all of them are rejected.
+//! which of them becomes the User:
+//!
+//! - A person who was imported before keeps the names of their User, and only the others are rejected. Otherwise, a leaver
+//!   could prevent that their User is changed, by registering the same name once more.
+//! - If no User has the name yet, all of them are rejected.
+//!
+//! Entries with the same identifier but different content are all rejected, too: one of them may be planted.
 //!
 //! Files that identify people only by their names are different: only their author adds lines to them. Of several
 //! lines with the same name, the first one counts, as it does for the programs that read `/etc/passwd` and htpasswd
@@ -12,7 +18,8 @@ use std::collections::{BTreeMap, HashMap};
 
 use roster_credentials::claim::fold;
 
-use super::draft::UserDraft;
+use super::draft::{Input, UserDraft};
+use super::known::{KnownUser, KnownUsers};
 use super::names;
 use super::rules::Fault;
 
@@ -28,40 +35,114 @@ enum Claim {
     Object(String),
 }
 
-/// Returns the reasons to reject users because others claim one of their names, by index.
-pub(super) fn contested(users: &[UserDraft]) -> HashMap<usize, Vec<Fault>> {
-    let mut claimants: BTreeMap<Claim, Vec<(usize, Fault)>> = BTreeMap::new();
-    for (index, person) in users.iter().enumerate() {
-        for (claim, fault) in claims(person) {
-            claimants.entry(claim).or_default().push((index, fault));
-        }
-    }
-    let mut contested: HashMap<usize, Vec<Fault>> = HashMap::new();
-    for claimants in claimants.into_values() {
-        let sources = || claimants.iter().map(|(index, _)| &users[*index].source);
-        // The same user may occur twice. Users without an identifier can't be told from each other.
-        let is_one = sources().all(|source| Some(source) == sources().next());
-        if is_one {
-            continue;
-        }
-        for (index, fault) in &claimants {
-            let faults = contested.entry(*index).or_default();
+/// Returns the reasons to reject users because others claim their identifier or one of their names, by index.
+pub(super) fn contested(input: &Input, known: &KnownUsers) -> HashMap<usize, Vec<Fault>> {
+    let users = &input.users;
+    let mut contested = ambiguous(users);
+    for (claim, claimants) in claimants(users, known) {
+        let is_one = is_one_user(&claimants, input);
+        let holder = holder(&claim, &claimants, users, known);
+        for (index, fault) in claimants.iter().filter_map(|(index, fault)| Some((*index, fault.as_ref()?))) {
+            let person = &users[index];
+            let is_holder = holder.is_some_and(|(source, _)| person.source.as_deref() == Some(source));
+            let faults = contested.entry(index).or_default();
             // A user's object name usually collides for the same reason as the username.
-            if faults.is_empty() {
-                // A few are enough: with all of them, each of many users would list all others.
-                let others = claimants.iter().filter(|(other, _)| other != index).map(|(other, _)| &users[*other]);
-                let (named, more) = (others.take(MAX_NAMED), (claimants.len() - 1).saturating_sub(MAX_NAMED));
-                let reason = reason(&fault.reason, &users[*index], named, more);
-                faults.push(Fault { field: fault.field.clone(), reason });
+            if is_one || is_holder || !faults.is_empty() {
+                continue;
             }
+            let reason = match holder {
+                Some((source, user)) => held(&fault.reason, person, source, user),
+                None => {
+                    let others = claimants.iter().filter(|(other, _)| *other != index).map(|(other, _)| &users[*other]);
+                    shared(&fault.reason, person, others, claimants.len() - 1)
+                }
+            };
+            faults.push(Fault { field: fault.field.clone(), reason });
         }
     }
     contested
 }
 
+/// Rejects entries that have the same identifier and different content.
+fn ambiguous(users: &[UserDraft]) -> HashMap<usize, Vec<Fault>> {
+    let mut by_source: BTreeMap<&str, Vec<usize>> = BTreeMap::new();
+    for (index, person) in users.iter().enumerate() {
+        if let Some(source) = &person.source {
+            by_source.entry(source).or_default().push(index);
+        }
+    }
+    let is_ambiguous =
+        |indexes: &Vec<usize>| indexes.iter().any(|index| users[*index].content != users[indexes[0]].content);
+    let mut faults = HashMap::new();
+    for (source, indexes) in by_source.into_iter().filter(|(_, indexes)| is_ambiguous(indexes)) {
+        for index in &indexes {
+            let other = if index == &indexes[0] { indexes[1] } else { indexes[0] };
+            let reason = format!(
+                "{source} is also on line {} with other content, and all of them are rejected: remove all but one",
+                users[other].place.line
+            );
+            faults.insert(*index, vec![Fault { field: "metadata.annotations".to_owned(), reason }]);
+        }
+    }
+    faults
+}
+
+/// A user who claims a name, by index, with the field that has it. Without a field, the name is only that of the existing
+/// User.
+type Claimants = Vec<(usize, Option<Fault>)>;
+
+fn claimants(users: &[UserDraft], known: &KnownUsers) -> BTreeMap<Claim, Claimants> {
+    let mut all: BTreeMap<Claim, Claimants> = BTreeMap::new();
+    for (index, person) in users.iter().enumerate() {
+        let known = known.of(person.source.as_deref());
+        let mut claims: BTreeMap<Claim, Option<Fault>> =
+            claims(person, known).into_iter().map(|(claim, fault)| (claim, Some(fault))).collect();
+        if let Some(user) = known {
+            // RoleBindings refer to these. They must not become the names of someone else in the same import.
+            claims.entry(Claim::Object(user.name.clone())).or_default();
+            claims.entry(Claim::Login(fold(&user.name))).or_default();
+        }
+        for (claim, fault) in claims {
+            all.entry(claim).or_default().push((index, fault));
+        }
+    }
+    all
+}
+
+/// Returns whether all claimants are the same user, of whom the first entry counts.
+fn is_one_user(claimants: &Claimants, input: &Input) -> bool {
+    let mut users = claimants.iter().map(|(index, _)| &input.users[*index]);
+    let Some(first) = users.next() else { return true };
+    // Entries with the same identifier and other content are rejected already.
+    let is_same = |other: &UserDraft| match (&first.source, &other.source) {
+        (None, None) => input.has_only_names || first.content == other.content,
+        (first, other) => first == other,
+    };
+    users.all(is_same)
+}
+
+/// Returns the identity of the only claimant whose existing User has the name, and this User.
+fn holder<'a>(
+    claim: &Claim,
+    claimants: &Claimants,
+    users: &'a [UserDraft],
+    known: &'a KnownUsers,
+) -> Option<(&'a str, &'a KnownUser)> {
+    let has = |user: &KnownUser| match claim {
+        Claim::Login(login) => user.has_login(login) || user.name == *login,
+        Claim::Object(name) => user.name == *name,
+    };
+    let mut holders = claimants.iter().filter_map(|(index, _)| {
+        let source = users[*index].source.as_deref()?;
+        Some((source, known.of(Some(source)).filter(|user| has(user))?))
+    });
+    let first = holders.next()?;
+    holders.all(|(source, _)| source == first.0).then_some(first)
+}
+
 /// Returns the names that a user claims, with the field of each and its text.
-fn claims(person: &UserDraft) -> BTreeMap<Claim, Fault> {
-    let login = person.login();
+fn claims(person: &UserDraft, known: Option<&KnownUser>) -> BTreeMap<Claim, Fault> {
+    let login = known.map_or_else(|| person.login(), |user| &user.username);
     let mut claims = BTreeMap::new();
     let mut add = |claim, field: &str, text: &str| {
         claims.entry(claim).or_insert_with(|| Fault { field: field.to_owned(), reason: text.to_owned() });
@@ -73,16 +154,32 @@ fn claims(person: &UserDraft) -> BTreeMap<Claim, Fault> {
     for email in person.emails() {
         add(Claim::Login(fold(&email)), "spec.email", &email);
     }
-    if let Some(name) = person.name.clone().or_else(|| names::object_name(login)) {
+    let derived = || known.map(|user| user.name.clone()).or_else(|| names::object_name(login));
+    if let Some(name) = person.name.clone().or_else(derived) {
         add(Claim::Object(name.clone()), "metadata.name", &name);
     }
     claims
 }
 
-/// `more` is the number of other claimants besides those that are named.
-fn reason<'a>(text: &str, person: &UserDraft, named: impl Iterator<Item = &'a UserDraft>, more: usize) -> String {
-    let who = |person: &UserDraft| person.source.clone().unwrap_or_else(|| person.login().to_owned());
-    let named: Vec<String> = named.map(|other| format!("{} on line {}", who(other), other.place.line)).collect();
+fn who(person: &UserDraft) -> &str {
+    person.source.as_deref().unwrap_or_else(|| person.login())
+}
+
+/// Says that a name belongs to a person who was imported before.
+fn held(text: &str, person: &UserDraft, source: &str, user: &KnownUser) -> String {
+    format!(
+        "{text} belongs to {source}, who was imported before as User {}, and this is {}: rename this person in the source",
+        user.name,
+        who(person)
+    )
+}
+
+/// Says that several people claim a name. `count` is the number of the others.
+fn shared<'a>(text: &str, person: &UserDraft, others: impl Iterator<Item = &'a UserDraft>, count: usize) -> String {
+    // A few are enough: with all of them, each of many users would list all others.
+    let named: Vec<String> =
+        others.take(MAX_NAMED).map(|other| format!("{} on line {}", who(other), other.place.line)).collect();
+    let more = count.saturating_sub(MAX_NAMED);
     let more = if more > 0 { format!(" and {more} more") } else { String::new() };
     format!(
         "{text} belongs to {}, but also to {}{more}, and all of them are rejected: rename all but one in the source, or \

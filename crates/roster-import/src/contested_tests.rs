@@ -1,4 +1,5 @@
 use crate::assemble::{Options, Plan, assemble};
+use crate::known::KnownUser;
 use crate::rules::Rules;
 use crate::{Format, Source, read};
 use rstest::rstest;
@@ -60,6 +61,109 @@ fn users_of_several_domains_and_subtrees_are_all_rejected() {
     // The same entry twice.
     let found = plan(Format::Ldif, &format!("{}{}", entry("a"), entry("a")));
     assert_eq!((names(&found), found.rejected.len()), (vec!["admin"], 1));
+}
+
+/// Plans an import into a cluster with these Users: identity in the source, name and `spec`.
+fn plan_into(users: &[(&str, &str, serde_json::Value)], text: &str) -> Plan {
+    let (rules, source) = (Rules::default(), Source { main: text.as_bytes().to_vec(), ..Source::default() });
+    let mut options = Options::default();
+    for (id, name, spec) in users {
+        options.known_users.add(&format!("keycloak:{id}"), KnownUser::new(name, spec));
+    }
+    assemble(read(Format::Keycloak, &source, &rules), &options, &rules)
+}
+
+/// Otherwise, a leaver stays active by registering once more.
+#[test]
+fn a_person_who_was_imported_before_keeps_the_name() {
+    let leaver = json!({"id": "1", "username": "ada", "email": "ada@example.com", "enabled": false});
+    for second in [
+        json!({"id": "2", "username": "ADA"}),
+        json!({"id": "2", "username": "eve", "email": "ada@example.com"}),
+        json!({"id": "2", "username": "ada@example.com"}),
+    ] {
+        for text in [
+            realms(&leaver, &second),
+            realms(&second, &leaver).replace("\"a\"", "\"c\"").replace("\"b\"", "\"a\"").replace("\"c\"", "\"b\""),
+        ] {
+            let known = json!({"email": "Ada@example.com"});
+            let plan = plan_into(&[("a/1", "ada", known)], &text);
+            assert_eq!(names(&plan), ["ada"], "{:?}", rejections(&plan));
+            assert_eq!(plan.items[0].object["spec"]["state"], "Disabled");
+            let found = rejections(&plan);
+            assert!(
+                found.len() == 1
+                    && found[0].contains(
+                        "belongs to keycloak:a/1, who was imported before as User ada, and this is keycloak:b/2"
+                    ),
+                "{found:?}"
+            );
+        }
+    }
+    // Of two people who were imported before, neither of whom has the email, none gets it.
+    let users = [("a/1", "ada", json!({})), ("b/2", "bob", json!({}))];
+    let person = |id: &str| json!({"id": id, "username": "x", "email": "eve@example.com"});
+    assert_eq!(plan_into(&users, &realms(&person("1"), &person("2"))).rejected.len(), 2);
+}
+
+#[test]
+fn a_renamed_person_keeps_the_user() {
+    let user = |id: &str, name: &str| json!({"id": id, "username": name, "enabled": false});
+    let file = |users: &[serde_json::Value]| json!({"realm": "a", "users": users}).to_string();
+    let plan = plan_into(&[("a/1", "ada", json!({}))], &file(&[user("1", "Countess")]));
+    assert_eq!(names(&plan), ["ada"]);
+    assert_eq!(plan.items[0].object["spec"], json!({"state": "Disabled"}));
+    let [renamed] = &plan.renamed[..] else { panic!("{:?}", plan.renamed) };
+    assert_eq!((&*renamed.name, &*renamed.username, &*renamed.title), ("ada", "ada", "Countess"));
+    // Another person must not get the name, or the username, in the same import.
+    let known = [("a/1", "ada", json!({"username": "Lovelace"}))];
+    for name in ["ada", "lovelace"] {
+        for users in [[user("1", "Countess"), user("2", name)], [user("2", name), user("1", "Countess")]] {
+            let plan = plan_into(&known, &file(&users));
+            assert_eq!((names(&plan), plan.rejected.len()), (vec!["ada"], 1), "{:?}", rejections(&plan));
+        }
+    }
+    let plan = plan_into(&known, &file(&[user("1", "ada")]));
+    assert_eq!(plan.items[0].object["spec"], json!({"username": "Lovelace", "state": "Disabled"}));
+    assert_eq!(plan_into(&known, &file(&[user("1", "Lovelace")])).renamed, []);
+    // Two people that exchange their names in the source.
+    let both = [known[0].clone(), ("a/2", "bob", json!({}))];
+    let plan = plan_into(&both, &file(&[user("1", "bob"), user("2", "Lovelace")]));
+    assert_eq!((names(&plan), plan.renamed.len()), (vec!["ada", "bob"], 2), "{:?}", rejections(&plan));
+}
+
+/// Otherwise, someone who can add an entry chooses which one counts.
+#[test]
+fn entries_with_one_identifier_and_other_content_are_all_rejected() {
+    let password = |name: &str, groups: &[&str]| {
+        json!({"apiVersion": "dex.coreos.com/v1", "kind": "Password", "email": format!("{name}@example.com"),
+            "username": name, "userID": "1", "groups": groups})
+        .to_string()
+    };
+    let found = plan(Format::Dex, &format!("{}\n{}", password("ada", &[]), password("eve", &["admins"])));
+    assert_eq!((names(&found), found.rejected.len()), (vec![], 2));
+    assert!(rejections(&found)[0].contains("dex:1 is also on line 2 with other content"), "{:?}", rejections(&found));
+    let found = plan(Format::Dex, &[password("ada", &[]), password("ada", &[])].join("\n"));
+    assert_eq!((names(&found), found.rejected.len()), (vec!["ada"], 1));
+    // A membership that a group declares does not make a difference.
+    let entry = |more: &str| format!("dn: uid=ada,dc=x\nobjectClass: person\nuid: ada\n{more}\n");
+    let group = "dn: cn=ops,dc=x\nobjectClass: groupOfNames\ncn: ops\nmember: uid=ada,dc=x\n";
+    let found = plan(Format::Ldif, &format!("{}{}{group}", entry(""), entry("")));
+    assert_eq!((names(&found), found.rejected.len()), (vec!["ops", "ada"], 1));
+    let found = plan(Format::Ldif, &format!("{}{}{group}", entry(""), entry("mail: eve@example.com\n")));
+    assert_eq!(found.rejected.len(), 2, "{:?}", rejections(&found));
+    // People without an identifier, in a format that has them, can be different ones.
+    let realms = realms(&json!({"username": "ada"}), &json!({"username": "ada", "email": "eve@example.com"}));
+    assert_eq!(plan(Format::Keycloak, &realms).rejected.len(), 2);
+}
+
+#[test]
+fn restrictions_of_rejected_people_remain() {
+    let leaver = json!({"id": "1", "username": "ada", "enabled": false, "attributes": {"locale": ["?"]}});
+    let plan = plan(Format::Keycloak, &json!({"realm": "a", "users": [leaver]}).to_string());
+    assert_eq!((names(&plan).len(), plan.rejected.len()), (0, 1));
+    let missing = plan.restrictions["keycloak:a/1"].missing(&json!({"email": "ada@example.com"})).unwrap();
+    assert_eq!(serde_json::Value::from(missing), json!({"state": "Disabled"}));
 }
 
 #[test]

@@ -14,12 +14,16 @@ const GAINS: [&str; 2] = ["groups", "admin"];
 /// or make it more powerful. `owned` contains the fields that this field manager applied before, in the notation of
 /// `managedFields`: those that the manifest no longer has are removed. `name` is the name of the User.
 pub(super) fn changed(name: &str, live: &Value, manifest: &Value, owned: &Value) -> Vec<String> {
-    let after = applied(Some(live), Some(manifest), owned).unwrap_or_default();
-    let (before, after) = (normalized(name, live), normalized(name, &after));
+    let (before, after) = (normalized(name, live), normalized(name, &after(live, manifest, owned)));
     let fields: BTreeSet<&String> = before.keys().chain(after.keys()).collect();
     let is_control = |field: &&String| !is_descriptive(field) && !GAINS.contains(&field.as_str());
     let is_changed = |field: &&String| before.get(*field) != after.get(*field) && !restricts(field, &before, &after);
     fields.into_iter().filter(is_control).filter(is_changed).cloned().collect()
+}
+
+/// Returns the `spec` that applying `manifest` results in.
+pub(super) fn after(live: &Value, manifest: &Value, owned: &Value) -> Value {
+    applied(Some(live), Some(manifest), owned).unwrap_or_default()
 }
 
 /// Returns whether `owned` contains a field of `spec`.

@@ -1,6 +1,6 @@
 //! Reads the static users of Deckhouse (module user-authn): `kubectl get users.deckhouse.io,groups.deckhouse.io -o yaml`.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use jiff::Timestamp;
 use serde_json::Value;
@@ -22,6 +22,7 @@ pub(super) fn read(bytes: &[u8]) -> Input {
             _ => input.reject(object.place, "must be a User or Group of deckhouse.io"),
         }
     }
+    let groups = unambiguous(groups, &mut input);
     // Groups are identified by `spec.name`, not by `metadata.name`.
     let indexes: HashMap<String, usize> =
         groups.iter().enumerate().map(|(index, object)| (group_name(&object.value).to_owned(), index)).collect();
@@ -29,8 +30,7 @@ pub(super) fn read(bytes: &[u8]) -> Input {
         let reference = reference(group_name(&object.value));
         input.groups.push(GroupDraft::new(object.place, reference.id, &reference.name));
     }
-    let people: HashMap<String, usize> =
-        input.users.iter().enumerate().map(|(index, person)| (person.login().to_owned(), index)).collect();
+    let people = input.users_by_login();
     for (index, object) in groups.iter().enumerate() {
         members(index, object, &people, &indexes, &mut input);
     }
@@ -43,6 +43,32 @@ fn text<'a>(value: &'a Value, path: &[&str]) -> &'a str {
 
 fn group_name(value: &Value) -> &str {
     text(value, &["spec", "name"])
+}
+
+/// Removes and reports the Groups that share a `spec.name` with a different one, and memberships in them. Kubernetes only
+/// keeps `metadata.name` unique, so someone could otherwise add members to a Group with a second one.
+fn unambiguous(groups: Vec<Located>, input: &mut Input) -> Vec<Located> {
+    let mut first: HashMap<&str, &Value> = HashMap::new();
+    let mut shared = HashSet::new();
+    for Located { value, .. } in &groups {
+        let known = *first.entry(group_name(value)).or_insert(value);
+        let is_same = known["metadata"]["name"] == value["metadata"]["name"] && known["spec"] == value["spec"];
+        if !is_same {
+            shared.insert(group_name(value).to_owned());
+        }
+    }
+    let (rejected, kept): (Vec<_>, Vec<_>) =
+        groups.into_iter().partition(|object| shared.contains(group_name(&object.value)));
+    for object in rejected {
+        let who = group_name(&object.value).to_owned();
+        let reason = format!("{who} is the name of several Groups, and all of them are rejected: rename all but one");
+        input.rejected.push(Rejected { place: object.place, who, field: "spec.name".to_owned(), reason });
+    }
+    let ids: HashSet<SourceId> = shared.iter().map(|name| reference(name).id).collect();
+    for person in &mut input.users {
+        person.groups.retain(|group| !ids.contains(&group.id));
+    }
+    kept
 }
 
 /// Refers to a group by its `spec.name`, which is unique.
@@ -66,7 +92,7 @@ fn user(object: &Located, input: &mut Input) {
     {
         person.set("state", "Disabled");
     }
-    input.users.push(person);
+    input.add_user(person);
 }
 
 fn expiry(value: &Value, person: &mut UserDraft) {
@@ -136,6 +162,22 @@ mod tests {
             let Some(Credential::Hash(hash)) = &person.credential else { panic!("a hash") };
             assert!(crate::hashes::usable(hash.expose_secret()).is_ok());
         }
+    }
+
+    #[test]
+    fn groups_that_share_a_name_are_rejected() {
+        let user = "apiVersion: deckhouse.io/v1\nkind: User\nmetadata: {name: eve}\nspec: {groups: [admins]}\n";
+        let group = |name: &str, members: &str| {
+            let head = "---\napiVersion: deckhouse.io/v1alpha1\nkind: Group\n";
+            format!("{head}metadata: {{name: {name}}}\nspec: {{name: admins, members: [{members}]}}\n")
+        };
+        let eve = "{kind: User, name: eve}";
+        let input = read(format!("{user}{}{}", group("admins", ""), group("planted", eve)).as_bytes());
+        assert_eq!((input.groups.len(), input.rejected.len()), (0, 2));
+        assert_eq!(input.users[0].group_names(), [""; 0]);
+        // The same object twice.
+        let input = read(format!("{user}{}{}", group("admins", eve), group("admins", eve)).as_bytes());
+        assert_eq!((input.rejected.len(), input.users[0].group_names()), (0, vec!["admins"]));
     }
 
     #[test]

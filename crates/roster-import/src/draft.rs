@@ -1,8 +1,10 @@
 //! Content of an imported file, before validation.
 
+use std::collections::{HashMap, HashSet};
 use std::fmt;
+use std::hash::{BuildHasher, RandomState};
 
-use secrecy::SecretString;
+use secrecy::{ExposeSecret, SecretString};
 use serde_json::{Map, Value};
 
 use super::hashes;
@@ -111,6 +113,13 @@ pub enum Credential {
 }
 
 impl Credential {
+    fn expose(&self) -> (bool, &str) {
+        match self {
+            Self::Hash(hash) => (true, hash.expose_secret()),
+            Self::Plain(password) => (false, password.expose_secret()),
+        }
+    }
+
     /// Reads a field for plaintext passwords. A hash in this field, even in base64, is kept as a hash: if it were
     /// hashed again, the user could not log in.
     pub(super) fn password(text: &str) -> Self {
@@ -139,6 +148,9 @@ pub struct UserDraft {
     pub groups: Vec<GroupRef>,
     /// Attributes of the source that can't be read, without which the user must not be imported.
     pub faults: Vec<Fault>,
+    /// Digest of everything that the entry itself contains, without memberships that groups declare. Set by
+    /// [`Input::add_user`].
+    pub(super) content: u64,
 }
 
 impl UserDraft {
@@ -270,12 +282,43 @@ pub struct Input {
     pub groups: Vec<GroupDraft>,
     /// Lines that could not be read.
     pub rejected: Vec<Rejected>,
+    /// What is imported although the source does not prove it.
+    pub warnings: Vec<Rejected>,
+    /// Whether the format has nothing but names, so that two entries without an identifier and with the same name are the
+    /// same user.
+    pub(super) has_only_names: bool,
+    /// Digests are keyed at random, so that they reveal no password, and two different entries can't be made to have the same one.
+    pub(super) hasher: RandomState,
 }
 
 impl Input {
     /// Returns whether the source contains no user and no group.
     pub fn is_empty(&self) -> bool {
         self.users.is_empty() && self.groups.is_empty()
+    }
+
+    /// Adds a user. Call this before adding memberships that the source declares elsewhere.
+    pub(super) fn add_user(&mut self, mut person: UserDraft) {
+        let text = |fields: &Map<String, Value>| serde_json::to_string(fields).unwrap_or_default();
+        let groups: Vec<&SourceId> = person.groups.iter().map(|group| &group.id).collect();
+        let faults: Vec<(&str, &str)> = person.faults.iter().map(|fault| (&*fault.field, &*fault.reason)).collect();
+        let credential = person.credential.as_ref().map(Credential::expose);
+        let (spec, labels) = (text(&person.spec), text(&person.labels));
+        let content = (&person.name, &person.source, spec, labels, groups, faults, credential);
+        person.content = self.hasher.hash_one(content);
+        self.users.push(person);
+    }
+
+    /// Returns the index of the first user with each name.
+    pub(super) fn users_by_login(&self) -> HashMap<String, usize> {
+        let logins = self.users.iter().enumerate().map(|(index, person)| (person.login().to_owned(), index));
+        // Of identical entries, only the first one is imported.
+        logins.rev().collect()
+    }
+
+    /// Returns the identifiers of the users that have one.
+    pub fn user_sources(&self) -> HashSet<String> {
+        self.users.iter().filter_map(|person| person.source.clone()).collect()
     }
 
     /// Returns whether users or groups refer to a group that has an identifier in the source.

@@ -8,7 +8,7 @@ pub(super) fn read(bytes: &[u8]) -> Input {
     let mut input = Input::default();
     for (place, line) in lines(bytes, 0) {
         match line.map(|line| line.split_once(':')) {
-            Ok(Some((name, hash))) => input.users.push(user_draft(place, name, hash)),
+            Ok(Some((name, hash))) => input.add_user(user_draft(place, name, hash)),
             Ok(None) => input.reject(place, "must be a name, a colon and a hash"),
             Err(error) => input.reject(place, error.to_string()),
         }

@@ -1,9 +1,11 @@
 //! Reads a Keycloak realm: `kc.sh export --realm NAME --users realm_file`, or the files of other exports one after another.
 
+use std::collections::{HashMap, HashSet};
+
 use serde_json::{Value, json};
 
 use super::documents::{Container, Located, Text};
-use super::draft::{Credential, GroupDraft, GroupRef, Input, Place, SourceId, UserDraft};
+use super::draft::{Credential, GroupDraft, GroupRef, Input, Place, Rejected, SourceId, UserDraft};
 use super::hashes::is_hash;
 
 const USERS: &str = "users";
@@ -26,14 +28,16 @@ pub(super) fn read(bytes: &[u8]) -> Input {
     let Some(text) = Text::new(bytes, &mut input) else { return input };
     let realms = text.containers("realm", &[USERS, GROUPS], &mut input);
     // Groups are read before users, so that the order of the files does not matter.
+    let mut paths = Paths::default();
     for realm in &realms {
         for group in realm.lists.get(GROUPS).into_iter().flatten() {
-            tree(&realm.name, "", group.place, &group.value, &mut input);
+            tree(&realm.name, "", group.place, &group.value, &mut paths, &mut input);
         }
     }
+    paths.reject_shared_identities(&mut input);
     for realm in &realms {
         for object in realm.lists.get(USERS).into_iter().flatten() {
-            user(&realm.name, object, &mut input);
+            user(&realm.name, object, &paths, &mut input);
         }
     }
     let has_users = |realm: &Container| realm.lists.contains_key(USERS);
@@ -45,24 +49,91 @@ pub(super) fn read(bytes: &[u8]) -> Input {
     input
 }
 
-/// Refers to a group. Users name groups by their paths, which are unique in a realm.
-fn reference(realm: &str, path: &str, name: &str) -> GroupRef {
-    GroupRef { id: SourceId::new("keycloak", &format!("{realm}{path}")), name: name.to_owned() }
+/// Groups of the file by realm and path. Users name groups by their paths.
+///
+/// A path is not an identity: groups can be renamed, and the group `R&D/Labs` has the same path as the group `Labs` below
+/// `R&D~`. So groups are identified by their IDs, if the export has them.
+#[derive(Default)]
+struct Paths {
+    groups: HashMap<(String, String), Vec<GroupRef>>,
+    realms: HashSet<String>,
+}
+
+/// Why a path does not name a group.
+#[derive(Debug, thiserror::Error)]
+enum PathError {
+    #[error("is the path of several groups, of which none is joined: rename all but one")]
+    Shared,
+    #[error("is not the path of a group in this file")]
+    Unknown,
+    #[error(
+        "can mean a group with a slash in its name or a group below another one: append the export of the realm's groups"
+    )]
+    Ambiguous,
+}
+
+impl Paths {
+    /// Adds a group of the file. The same group can occur in several files of an export.
+    fn add(&mut self, realm: &str, path: &str, group: &GroupRef, has_id: bool) {
+        self.realms.insert(realm.to_owned());
+        let known = self.groups.entry((realm.to_owned(), path.to_owned())).or_default();
+        if !has_id || !known.contains(group) {
+            known.push(group.clone());
+        }
+    }
+
+    /// Returns the group with this path. If the file has no groups of the realm, the path has to do.
+    fn find(&self, realm: &str, path: &str) -> Result<GroupRef, PathError> {
+        match self.groups.get(&(realm.to_owned(), path.to_owned())).map(Vec::as_slice) {
+            Some([group]) => Ok(group.clone()),
+            Some(_) => Err(PathError::Shared),
+            None if self.realms.contains(realm) => Err(PathError::Unknown),
+            None if path.contains("~/") => Err(PathError::Ambiguous),
+            None => Ok(reference(realm, path, "", &last_name(path))),
+        }
+    }
+
+    /// Removes and reports the groups that have neither an ID nor a path of their own.
+    fn reject_shared_identities(&self, input: &mut Input) {
+        let is_shared = |groups: &&Vec<GroupRef>| groups.len() > 1;
+        let counted = self.groups.values().filter(is_shared).flatten();
+        let mut counts: HashMap<&SourceId, usize> = HashMap::new();
+        counted.for_each(|group| *counts.entry(&group.id).or_default() += 1);
+        let is_unclear = |id: &SourceId| counts.get(id).is_some_and(|count| *count > 1);
+        let (rejected, kept): (Vec<_>, Vec<_>) = input.groups.drain(..).partition(|group| is_unclear(&group.id));
+        input.groups = kept;
+        for group in &mut input.groups {
+            group.member_groups.retain(|nested| !is_unclear(&nested.id));
+        }
+        for GroupDraft { place, name, .. } in rejected {
+            let reason = "is also the path of another group, and neither has an ID: rename one of them".to_owned();
+            input.rejected.push(Rejected { place, who: name, field: "path".to_owned(), reason });
+        }
+    }
+}
+
+/// Refers to a group by its ID or, without one, by its path, which begins with a slash. IDs follow a colon, so that no path
+/// can look like an ID.
+fn reference(realm: &str, path: &str, id: &str, name: &str) -> GroupRef {
+    let id = if id.is_empty() { format!("{realm}{path}") } else { format!("{realm}:{id}") };
+    GroupRef { id: SourceId::new("keycloak", &id), name: name.to_owned() }
 }
 
 /// Reads a group and its subgroups. In Keycloak, members of a subgroup also have the roles of its parent, so each
 /// subgroup becomes a member of its parent.
-fn tree(realm: &str, parent: &str, place: Place, value: &Value, input: &mut Input) -> GroupRef {
-    let name = value["name"].as_str().unwrap_or_default();
+fn tree(realm: &str, parent: &str, place: Place, value: &Value, paths: &mut Paths, input: &mut Input) -> GroupRef {
+    let text = |field: &str| value[field].as_str().unwrap_or_default();
+    let name = text("name");
     // In paths, a slash within a name is escaped with a tilde.
     let path = value["path"].as_str().map_or_else(|| format!("{parent}/{}", name.replace('/', "~/")), str::to_owned);
-    let reference = reference(realm, &path, name);
+    let reference = reference(realm, &path, text("id"), name);
+    paths.add(realm, &path, &reference, !text("id").is_empty());
     let mut group = GroupDraft::new(place, reference.id.clone(), name);
-    group.set("description", value["description"].as_str().unwrap_or_default());
+    group.set("description", text("description"));
     let index = input.groups.len();
     input.groups.push(group);
     for below in value["subGroups"].as_array().into_iter().flatten() {
-        let below = tree(realm, &path, place, below, input);
+        let below = tree(realm, &path, place, below, paths, input);
         input.groups[index].nest(below);
     }
     reference
@@ -74,7 +145,7 @@ fn last_name(path: &str) -> String {
     text.rsplit('/').next().unwrap_or_default().replace('\0', "/")
 }
 
-fn user(realm: &str, object: &Located, input: &mut Input) {
+fn user(realm: &str, object: &Located, paths: &Paths, input: &mut Input) {
     let value = &object.value;
     let text = |field: &str| value[field].as_str().unwrap_or_default();
     // Service accounts of clients are not users.
@@ -105,13 +176,21 @@ fn user(realm: &str, object: &Located, input: &mut Input) {
         person.add("identities", json!({"type": provider, "id": id}));
     }
     for path in value[GROUPS].as_array().into_iter().flatten().filter_map(Value::as_str) {
-        person.join(reference(realm, path, &last_name(path)));
+        match paths.find(realm, path) {
+            Ok(group) => person.join(group),
+            Err(error) => input.rejected.push(Rejected {
+                place: object.place,
+                who: person.login().to_owned(),
+                field: GROUPS.to_owned(),
+                reason: format!("{path} {error}"),
+            }),
+        }
     }
     let mut credentials = value["credentials"].as_array().into_iter().flatten();
     if let Some(password) = credentials.find(|credential| credential["type"] == "password") {
         set_password(password, &mut person);
     }
-    input.users.push(person);
+    input.add_user(person);
 }
 
 fn set_password(credential: &Value, person: &mut UserDraft) {
@@ -196,11 +275,13 @@ mod tests {
         assert!([agnes, boris, carl].iter().all(|person| usable(hash_of(person)).is_ok()));
         let ids = |groups: &[GroupRef]| groups.iter().map(|group| group.id.clone()).collect::<Vec<_>>();
         let id = |path| SourceId::new("keycloak", path);
-        assert_eq!(ids(&agnes.groups), [id("acme/berlin/admins")]);
-        assert_eq!(ids(&carl.groups), [id("acme/vienna/admins"), id("acme/R&D~/Labs")]);
+        let berlin_admins = id("acme:4f0f5b0e-6a3d-4f7e-b3f5-0a5c1b3f8f02");
+        let labs = id("acme:e7c2d1f0-5b7a-4d3c-a1f6-c8e9b0a2d305");
+        assert_eq!(ids(&agnes.groups), std::slice::from_ref(&berlin_admins));
+        assert_eq!(ids(&carl.groups), [id("acme:b1e0a1c6-0c1a-4b0e-9df4-57c2a6b1d504"), labs.clone()]);
         let berlin = input.groups.iter().find(|group| group.name == "berlin").unwrap();
-        assert_eq!(ids(&berlin.member_groups), [id("acme/berlin/admins")]);
-        assert!(input.groups.iter().any(|group| group.id == id("acme/R&D~/Labs") && group.name == "R&D/Labs"));
+        assert_eq!(ids(&berlin.member_groups), [berlin_admins]);
+        assert!(input.groups.iter().any(|group| group.id == labs && group.name == "R&D/Labs"));
     }
 
     #[test]
@@ -215,6 +296,57 @@ mod tests {
         let input = read(realm.as_bytes());
         assert!(input.rejected[0].reason.starts_with("users: is missing. The admin console exports no users"));
         assert_eq!(read(b"[3]").rejected.len(), 1);
+    }
+
+    /// The group `R&D/Labs`, and the group `Labs` below `R&D~`.
+    #[test]
+    fn a_path_of_several_groups_names_none_of_them() {
+        let file = |first: Value, second: Value, below: Value| {
+            let groups = json!([first, {"id": "3", "name": "R&D~", "path": "/R&D~", "subGroups": [below]}, second]);
+            json!({"realm": "acme", "groups": groups, "users": [{"username": "ada", "groups": ["/R&D~/Labs", "/ops"]}]})
+                .to_string()
+        };
+        let (labs, below) = (json!({"name": "R&D/Labs"}), json!({"name": "Labs"}));
+        let with = |mut value: Value, id: &str| {
+            value["id"] = id.into();
+            value
+        };
+        let found = |text: &str| {
+            let input = read(text.as_bytes());
+            let rejected: Vec<String> = input.rejected.iter().map(ToString::to_string).collect();
+            (input.groups.len(), input.users[0].groups.len(), rejected)
+        };
+        let ops = json!({"id": "4", "name": "ops"});
+        let says = "groups: /R&D~/Labs is the path of several groups, of which none is joined: rename all but one";
+        assert_eq!(
+            found(&file(with(labs.clone(), "1"), ops.clone(), with(below.clone(), "2"))),
+            (4, 1, vec![says.to_owned()])
+        );
+        // Without IDs, they could not even be told from each other.
+        let (groups, joined, rejected) = found(&file(labs.clone(), ops.clone(), below));
+        assert_eq!((groups, joined, rejected.len()), (2, 1, 3));
+        // The same group in two files.
+        let text = file(with(labs, "1"), ops, json!({"id": "5", "name": "x"}));
+        let twice = read(format!("{text}\n{text}").as_bytes());
+        assert_eq!((twice.rejected.len(), twice.users[1].groups.len()), (0, 2));
+    }
+
+    #[test]
+    fn paths_must_name_groups_of_the_file() {
+        let user = |path: &str| {
+            format!("{{\"realm\": \"acme\", \"users\": [{{\"username\": \"ada\", \"groups\": [\"{path}\"]}}]}}\n")
+        };
+        let groups = "{\"realm\": \"acme\", \"groups\": [{\"id\": \"1\", \"name\": \"a\"}]}\n";
+        let found = |text: String| {
+            let input = read(text.as_bytes());
+            let ids: Vec<SourceId> = input.users[0].groups.iter().map(|group| group.id.clone()).collect();
+            (ids, input.rejected.len())
+        };
+        assert_eq!(found(user("/a") + groups), (vec![SourceId::new("keycloak", "acme:1")], 0));
+        assert_eq!(found(user("/b") + groups), (vec![], 1));
+        // The file has no groups.
+        assert_eq!(found(user("/a")), (vec![SourceId::new("keycloak", "acme/a")], 0));
+        assert_eq!(found(user("/a~/b")), (vec![], 1));
     }
 
     fn credential(data: &Value, secret: &Value) -> Value {

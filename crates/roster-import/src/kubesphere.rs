@@ -71,7 +71,7 @@ fn user(object: &Located, input: &mut Input) {
         person.set("identities", all);
     }
     super::text::take_password(&mut person, text(value, &["spec", "password"]));
-    input.users.push(person);
+    input.add_user(person);
 }
 
 fn identities(value: &Value) -> Vec<(String, String)> {
@@ -112,8 +112,7 @@ fn nest(input: &mut Input) {
 }
 
 fn bind(bindings: &[Located], input: &mut Input) {
-    let people: HashMap<String, usize> =
-        input.users.iter().enumerate().map(|(index, person)| (person.login().to_owned(), index)).collect();
+    let people = input.users_by_login();
     for Located { place, value } in bindings {
         let group = text(value, &["groupRef", "name"]);
         for user in value["users"].as_array().into_iter().flatten().filter_map(Value::as_str) {

@@ -29,7 +29,9 @@ pub mod draft;
 mod expiry;
 pub mod hashes;
 mod htpasswd;
+mod identifiers;
 mod keycloak;
+pub mod known;
 mod kubesphere;
 mod ldif;
 mod manifest;
@@ -39,7 +41,9 @@ mod openshift;
 mod openstack;
 mod passwd;
 mod rancher;
+pub mod restriction;
 pub mod rules;
+mod taken;
 mod text;
 pub mod write;
 
@@ -93,6 +97,11 @@ pub struct Source {
 }
 
 impl Format {
+    /// Returns whether the entries of a file have nothing but names. JSON and YAML can have the annotation of an import.
+    fn has_only_names(self) -> bool {
+        matches!(self, Self::Csv | Self::Json | Self::Yaml | Self::Htpasswd | Self::Passwd)
+    }
+
     /// Returns what a file of this format contains, for messages.
     fn content(self) -> &'static str {
         match self {
@@ -148,6 +157,7 @@ pub fn read(format: Format, source: &Source, rules: &Rules) -> Input {
         Format::Dex => dex::read(main),
         Format::Passwd => passwd::read(main, group, shadow, source.min_uid),
     };
+    input.has_only_names = format.has_only_names();
     if input.is_empty() && input.rejected.is_empty() {
         input.reject(
             Place::line(1),

@@ -90,7 +90,7 @@ fn user(mut object: Located, secrets: &mut Secrets, input: &mut Input) {
     let reference = person.spec.get("passwordSecretRef");
     let text = |name: &str| reference.and_then(|reference| reference[name].as_str()).unwrap_or_default().to_owned();
     person.credential = secrets.remove(&(text("namespace"), text("name"))).map(|(_, credential)| credential);
-    input.users.push(person);
+    input.add_user(person);
 }
 
 fn group(mut object: Located, input: &mut Input) {
@@ -126,7 +126,7 @@ fn flat(mut object: Located, input: &mut Input) {
     }
     let credential = password.map(|password| Credential::password(&password));
     let credential = credential.or(hash.map(|hash| Credential::Hash(hash.into())));
-    input.users.push(UserDraft { place, name, spec: fields, labels, credential, ..UserDraft::default() });
+    input.add_user(UserDraft { place, name, spec: fields, labels, credential, ..UserDraft::default() });
 }
 
 #[cfg(test)]

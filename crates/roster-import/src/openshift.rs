@@ -1,7 +1,7 @@
 //! Reads OpenShift's user API: `oc get users,groups,identities -o yaml`, and the files of its htpasswd identity providers:
 //! `oc get oauth -o yaml` and `oc get secrets -n openshift-config -o yaml`.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use base64::prelude::{BASE64_STANDARD, Engine};
 use serde_json::{Value, json};
@@ -118,13 +118,14 @@ fn user(object: &Located, people: &mut People, input: &mut Input) {
         // Names of identities are PROVIDER:USER, and names of providers have no colon.
         if let Some((provider, id)) = identity.split_once(':') {
             add_identity(&mut person, provider, id);
-            people.by_identity.insert((provider.to_owned(), id.to_owned()), index);
+            people.by_identity.entry((provider.to_owned(), id.to_owned())).or_insert(index);
         }
     }
     // Deprecated field: Groups list their users now.
     strings(&object.value, "groups").for_each(|group| person.join(reference(group)));
-    people.by_name.insert(person.login().to_owned(), index);
-    input.users.push(person);
+    // Of identical entries, the first one counts.
+    people.by_name.entry(person.login().to_owned()).or_insert(index);
+    input.add_user(person);
 }
 
 fn add_identity(person: &mut UserDraft, provider: &str, id: &str) {
@@ -144,7 +145,7 @@ fn identity(object: &Located, people: &mut People, input: &mut Input) {
     let (provider, id) = (value["providerName"].as_str(), value["providerUserName"].as_str());
     if let (Some(provider), Some(id)) = (provider, id) {
         add_identity(person, provider, id);
-        people.by_identity.insert((provider.to_owned(), id.to_owned()), index);
+        people.by_identity.entry((provider.to_owned(), id.to_owned())).or_insert(index);
     }
     let extra = |field: &str| value["extra"][field].as_str().unwrap_or_default();
     person.add_email(extra("email"));
@@ -168,20 +169,26 @@ fn group(object: &Located, people: &People, input: &mut Input) {
 }
 
 /// Reads the hashes of an identity provider. OpenShift creates a User at the first login, so users without one are
-/// added. They have no identifier before that.
+/// added. They have no identifier before that. Of several lines with one name, the first one counts, as for Apache.
 fn htpasswd(provider: &str, place: Place, file: &str, people: &People, input: &mut Input) {
+    let mut names = HashSet::new();
     for line in file.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#')) {
         let Some((name, hash)) = line.split_once(':') else {
             input.reject(place, "data.htpasswd: each line must be a name, a colon and a hash");
             continue;
         };
+        if !names.insert(name) {
+            let reason = format!("data.htpasswd: {name} occurs more than once, and only the first line is imported");
+            input.reject(place, reason);
+            continue;
+        }
         if let Some(index) = people.by_identity.get(&(provider.to_owned(), name.to_owned())) {
             take_password(&mut input.users[*index], hash);
         } else {
             let mut person = UserDraft::new(place, name);
             add_identity(&mut person, provider, name);
             take_password(&mut person, hash);
-            input.users.push(person);
+            input.add_user(person);
         }
     }
 }

@@ -29,7 +29,7 @@ pub(super) fn read(passwd: &[u8], group: Option<&[u8]>, shadow: Option<&[u8]>, m
             Ok(Some(Account { user, gid })) => {
                 accounts.by_name.insert(user.login().to_owned(), input.users.len());
                 accounts.by_gid.entry(gid).or_default().push(input.users.len());
-                input.users.push(user);
+                input.add_user(user);
             }
             Ok(None) => {}
             Err(error) => input.reject(place, error.to_string()),

@@ -50,7 +50,7 @@ pub(super) fn read(bytes: &[u8]) -> Input {
     }
     let mut by_id = HashMap::new();
     for object in &users {
-        user(object, &mut passwords, &mut by_id, &mut input);
+        user(object, &passwords, &mut by_id, &mut input);
     }
     for object in &attributes {
         groups(object, &by_id, &mut input);
@@ -69,12 +69,7 @@ fn hash(secret: &Value) -> Result<String, SecretError> {
     }
 }
 
-fn user(
-    object: &Located,
-    passwords: &mut HashMap<String, String>,
-    by_id: &mut HashMap<String, usize>,
-    input: &mut Input,
-) {
+fn user(object: &Located, passwords: &HashMap<String, String>, by_id: &mut HashMap<String, usize>, input: &mut Input) {
     let value = &object.value;
     let principals: Vec<&str> =
         value["principalIds"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
@@ -99,10 +94,11 @@ fn user(
         person
             .set("identities", identities.iter().map(|(kind, id)| json!({"type": kind, "id": id})).collect::<Vec<_>>());
     }
-    let hash = passwords.remove(id).unwrap_or_else(|| text("password").to_owned());
-    super::text::take_password(&mut person, &hash);
-    by_id.insert(id.to_owned(), input.users.len());
-    input.users.push(person);
+    let hash = passwords.get(id).map_or_else(|| text("password"), String::as_str);
+    super::text::take_password(&mut person, hash);
+    // Of identical entries, the first one counts.
+    by_id.entry(id.to_owned()).or_insert(input.users.len());
+    input.add_user(person);
 }
 
 /// Parses the ID of an external identity, such as `github_user://4711`. Returns `None` for local ones (`local://u-abcde`).

@@ -1,38 +1,33 @@
 //! Applies the plan. Compares it with the cluster first and applies only differences, so that an interrupted import can
-//! be repeated.
+//! be repeated. Restrictions of existing Users are applied first, and even if nothing else is.
 
 use anyhow::{Result, bail};
 use futures::{StreamExt, stream};
 use indicatif::{ProgressBar, ProgressStyle};
 use kube::Client;
 use roster_import::assemble::{Item, Plan};
+use roster_import::draft::Place;
 use roster_import::rules::Kind;
 
 use super::args::{Args, CONCURRENCY, Files, Outcome};
-use super::live::Live;
+use super::live::{Live, Restricted};
 use super::rejects;
 
 pub(super) async fn plan(client: Client, plan: Plan, files: &Files, args: &Args) -> Result<Outcome> {
     let (live, force) = (Live::read(client, &plan).await?, args.force_conflicts);
-    if rejects::report_conflicts(&live, files) > 0 {
-        bail!("nothing was applied: these objects of the cluster belong to other groups or people");
+    let mut outcome = Outcome::default();
+    let restricted = restrict(&live, files, force, &mut outcome).await?;
+    let blocked = blocked(&live, files, args);
+    for restricted in restricted.iter().filter(|restricted| blocked.is_some() || !restricted.is_planned) {
+        rejects::report_restriction(restricted, "is restricted", files);
     }
-    let administrators = if args.accept_administrators { 0 } else { rejects::report_administrators(&live, files) };
-    if !args.accept_existing_users && rejects::report_existing(&live, files) > 0 {
-        bail!(
-            "nothing was applied: find out who created these Users and has their credentials, and whether they are the \
-             people of the source; delete them or remove them from the Groups, or accept them with \
-             --accept-existing-users"
-        );
-    }
-    if administrators > 0 {
-        bail!(
-            "nothing was applied: find out whether these people should be administrators of the cluster; omit the field \
-             with --without admin, or accept them with --accept-administrators"
-        );
+    if let Some(reason) = blocked {
+        match restricted.len() {
+            0 => bail!("nothing was applied: {reason}"),
+            count => bail!("nothing was applied but the restrictions of existing Users ({count}): {reason}"),
+        }
     }
     let bar = progress(plan.items.len());
-    let mut outcome = Outcome::default();
     let (groups, people): (Vec<_>, Vec<_>) = plan.items.iter().partition(|item| item.kind == Kind::Group);
     for items in [groups, people] {
         let mut applied = stream::iter(items).map(|item| apply(&live, item, force)).buffer_unordered(CONCURRENCY);
@@ -63,6 +58,53 @@ pub(super) async fn plan(client: Client, plan: Plan, files: &Files, args: &Args)
     Ok(outcome)
 }
 
+/// Restricts existing Users, first of all and each by itself: a conflict, missing consent or an error with other objects,
+/// which a leaver may be able to cause, must not keep their Users active. Returns the Users that are restricted now.
+async fn restrict<'a>(
+    live: &'a Live,
+    files: &Files,
+    force: bool,
+    outcome: &mut Outcome,
+) -> Result<Vec<&'a Restricted>> {
+    let mut restricted = Vec::new();
+    let writes =
+        stream::iter(&live.restricted).map(|user| async move { (user, live.apply(&user.step, force, false).await) });
+    let mut writes = writes.buffered(CONCURRENCY);
+    while let Some((user, result)) = writes.next().await {
+        // Users with a manifest are counted when it is applied.
+        match result {
+            Ok(_) => {
+                outcome.changed += usize::from(!user.is_planned);
+                restricted.push(user);
+            }
+            Err(error @ kube::Error::Api(_)) => {
+                outcome.failed += usize::from(!user.is_planned);
+                report_error(user.place, Kind::User, user.step.key.name(), files, &error);
+            }
+            Err(error) => bail!("the cluster does not answer: {error}; run the import again to continue"),
+        }
+    }
+    Ok(restricted)
+}
+
+/// Reports why the plan must not be applied, and returns what to do.
+fn blocked(live: &Live, files: &Files, args: &Args) -> Option<&'static str> {
+    if rejects::report_conflicts(live, files) > 0 {
+        return Some("these objects of the cluster belong to other groups or people");
+    }
+    let administrators = if args.accept_administrators { 0 } else { rejects::report_administrators(live, files) };
+    if !args.accept_existing_users && rejects::report_existing(live, files) > 0 {
+        return Some(
+            "find out who created these Users and has their credentials, and whether they are the people of the source; \
+             delete them or remove them from the Groups, or accept them with --accept-existing-users",
+        );
+    }
+    (administrators > 0).then_some(
+        "find out whether these people should be administrators of the cluster; omit the field with --without admin, or \
+         accept them with --accept-administrators",
+    )
+}
+
 /// Applies an item. Returns whether anything had to be applied.
 async fn apply<'a>(live: &Live, item: &'a Item, force: bool) -> (&'a Item, kube::Result<bool>) {
     let steps = live.steps(item).await;
@@ -76,6 +118,10 @@ async fn apply<'a>(live: &Live, item: &'a Item, force: bool) -> (&'a Item, kube:
 
 /// Reports an object that the server rejected, with the line of the source.
 pub(super) fn report(item: &Item, files: &Files, error: &kube::Error) {
+    report_error(item.place, item.kind, &item.name, files, error);
+}
+
+pub(super) fn report_error(place: Place, kind: Kind, name: &str, files: &Files, error: &kube::Error) {
     let message = match error {
         kube::Error::Api(status) if status.code == 409 => {
             format!("{} (--force-conflicts takes over the fields)", status.message)
@@ -83,7 +129,7 @@ pub(super) fn report(item: &Item, files: &Files, error: &kube::Error) {
         kube::Error::Api(status) => status.message.clone(),
         error => error.to_string(),
     };
-    rejects::report_at(item.place, files, &format!("{} {}: {message}", item.kind.name(), item.name));
+    rejects::report_at(place, files, &format!("{} {name}: {message}", kind.name()));
 }
 
 /// Creates a progress bar on standard error, shown only on a terminal.

@@ -42,11 +42,12 @@ pub(in crate::cli) struct Args {
     /// import created them, and to those that become members of an imported Group because they name it in spec.groups
     /// or have labels that it selects. Also allow it to give existing Users of the file another password, email or
     /// identity, to enable them and to lift their restrictions, unless they were imported from the same identity in the
-    /// source. Without this flag, such an import applies nothing.
+    /// source. Without this flag, such an import applies nothing but restrictions of existing Users.
     #[arg(long)]
     pub(super) accept_existing_users: bool,
 
-    /// Allow the import to create Users with spec.admin. Without this flag, such an import applies nothing.
+    /// Allow the import to create Users with spec.admin. Without this flag, such an import applies nothing but restrictions
+    /// of existing Users.
     #[arg(long)]
     pub(super) accept_administrators: bool,
 

@@ -5,17 +5,22 @@
 
 use kube::ResourceExt;
 use kube::api::DynamicObject;
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 use super::args::FIELD_MANAGER;
 
 /// Returns whether applying `manifest` would leave `live` as it is.
 pub(super) fn is_applied(manifest: &Value, live: &Value) -> bool {
-    let managers = live["metadata"]["managedFields"].as_array().into_iter().flatten();
-    let mut own = managers.filter(|entry| entry["manager"] == FIELD_MANAGER && entry["operation"] == "Apply");
-    let Some(owned) = own.next().map(|entry| &entry["fieldsV1"]) else { return false };
+    let Some(owned) = own(live) else { return false };
     let desired = content(manifest);
     owned.as_object().is_some_and(|owned| owns(owned, &Value::Object(desired), live))
+}
+
+/// Returns the fields that this field manager has applied, in the notation of managedFields.
+fn own(live: &Value) -> Option<&Value> {
+    let managers = live["metadata"]["managedFields"].as_array().into_iter().flatten();
+    let mut own = managers.filter(|entry| entry["manager"] == FIELD_MANAGER && entry["operation"] == "Apply");
+    own.next().map(|entry| &entry["fieldsV1"])
 }
 
 /// Returns the fields of `spec` that this field manager has applied, in the notation of managedFields. Null if it has
@@ -27,6 +32,32 @@ pub(super) fn owned(object: &DynamicObject) -> Value {
         .filter(|entry| entry.manager.as_deref() == Some(FIELD_MANAGER) && entry.operation.as_deref() == Some("Apply"));
     let fields = own.next().and_then(|entry| entry.fields_v1.as_ref());
     fields.map_or(Value::Null, |fields| fields.0.get("f:spec").cloned().unwrap_or_else(|| Map::new().into()))
+}
+
+/// Returns a manifest with everything that this field manager has applied to an object. Applying it with further fields sets
+/// these and removes nothing, unlike a manifest with these fields alone.
+pub(super) fn extracted(live: &Value) -> Value {
+    let metadata = json!({"name": live["metadata"]["name"]});
+    let mut manifest =
+        json!({"apiVersion": live["apiVersion"], "kind": live["kind"], "metadata": metadata, "spec": {}});
+    let owned = own(live).and_then(Value::as_object);
+    for part in ["spec", "metadata"] {
+        let Some(Value::Object(fields)) = owned.and_then(|owned| owned.get(&format!("f:{part}"))) else { continue };
+        let found = owned_values(fields, &live[part]);
+        manifest[part].as_object_mut().into_iter().for_each(|known| known.extend(found.clone()));
+    }
+    manifest
+}
+
+/// Returns the values of owned fields. A field without a list of its own fields is owned as a whole.
+fn owned_values(owned: &Map<String, Value>, live: &Value) -> Map<String, Value> {
+    let names = owned.iter().filter_map(|(key, owned)| Some((key.strip_prefix("f:")?, owned.as_object()?)));
+    let value = |owned: &Map<String, Value>, live: &Value| match live {
+        Value::Object(_) if owned.keys().any(|key| key.starts_with("f:")) => owned_values(owned, live).into(),
+        live => live.clone(),
+    };
+    let values = names.filter_map(|(name, owned)| Some((name.to_owned(), value(owned, live.get(name)?))));
+    values.collect()
 }
 
 /// Returns the fields that managedFields track: not apiVersion, kind, name and namespace.
@@ -65,7 +96,6 @@ fn owns(owned: &Map<String, Value>, desired: &Value, live: &Value) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
 
     fn live(spec: &Value, owned: &Value) -> Value {
         let managers = json!([
@@ -124,5 +154,30 @@ mod tests {
         assert!(is_applied(&manifest(&json!({})), &object));
         assert!(!is_applied(&manifest(&json!({"zone": "x"})), &object));
         assert!(!is_applied(&manifest(&json!({})), &json!({"metadata": {"name": "ada"}, "spec": {}})));
+    }
+
+    #[test]
+    fn what_was_applied_can_be_applied_again_unchanged() {
+        let spec = json!({
+            "email": "ada@example.com", "zone": "eu", "groups": ["a"], "state": "Active", "passwordSecretRef": {"name": "x"},
+            "validity": {"notBefore": "2030-01-01T00:00:00Z", "notAfter": "2031-01-01T00:00:00Z"},
+        });
+        let owned = json!({
+            "f:email": {}, "f:groups": {}, "f:passwordSecretRef": {}, "f:validity": {".": {}, "f:notAfter": {}}, "f:gone": {},
+        });
+        let mut object = live(&spec, &owned);
+        object["metadata"]["annotations"] = json!({"a": "1", "b": "2"});
+        object["metadata"]["managedFields"][1]["fieldsV1"]["f:metadata"] =
+            json!({"f:annotations": {".": {}, "f:a": {}}});
+        let found = extracted(&object);
+        let expected = json!({
+            "email": "ada@example.com", "groups": ["a"], "passwordSecretRef": {"name": "x"},
+            "validity": {"notAfter": "2031-01-01T00:00:00Z"},
+        });
+        assert_eq!(found["spec"], expected);
+        assert_eq!(found["metadata"], json!({"name": "ada", "annotations": {"a": "1"}}));
+        // Nothing was applied before, or nothing but an empty `spec`.
+        assert_eq!(extracted(&live(&spec, &json!({})))["spec"], json!({}));
+        assert_eq!(extracted(&json!({"metadata": {"name": "ada"}, "spec": spec}))["spec"], json!({}));
     }
 }

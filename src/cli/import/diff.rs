@@ -9,10 +9,11 @@ use kube::Client;
 use roster_credentials::source::HASH_KEY;
 use roster_import::assemble::{Item, Plan};
 use roster_import::hashes::masked;
+use roster_import::rules::Kind;
 use serde_json::{Map, Value};
 use similar::TextDiff;
 
-use super::apply::report;
+use super::apply::{report, report_error};
 use super::args::{Args, CONCURRENCY, Files, Outcome};
 use super::live::{Key, Live, Step};
 use super::rejects;
@@ -30,6 +31,7 @@ pub(super) async fn plan(client: Client, plan: Plan, files: &Files, args: &Args)
     if !args.accept_existing_users {
         outcome.failed += rejects::report_existing(&live, files);
     }
+    restrictions(&live, files, &mut outcome).await?;
     let mut changes = stream::iter(&plan.items).map(|item| change(&live, item)).buffered(CONCURRENCY);
     while let Some((item, change)) = changes.next().await {
         match change {
@@ -54,6 +56,31 @@ pub(super) async fn plan(client: Client, plan: Plan, files: &Files, args: &Args)
         plan.rejected.len()
     )?;
     Ok(outcome)
+}
+
+/// Shows the restrictions of existing Users that the diffs of the plan do not contain. If the plan can't be applied, reports
+/// those that `--apply` writes nevertheless.
+async fn restrictions(live: &Live, files: &Files, outcome: &mut Outcome) -> Result<()> {
+    let is_blocked = outcome.failed > 0;
+    for restricted in &live.restricted {
+        if is_blocked {
+            rejects::report_restriction(restricted, "would nevertheless be restricted", files);
+        }
+        if restricted.is_planned {
+            continue;
+        }
+        match unified(live, &restricted.step).await {
+            Ok(text) => {
+                write!(stdout(), "{text}")?;
+                outcome.changed += 1;
+            }
+            Err(error) => {
+                outcome.failed += 1;
+                report_error(restricted.place, Kind::User, restricted.step.key.name(), files, &error);
+            }
+        }
+    }
+    Ok(())
 }
 
 async fn change<'a>(live: &Live, item: &'a Item) -> (&'a Item, kube::Result<String>) {

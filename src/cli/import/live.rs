@@ -1,6 +1,6 @@
 //! Reads the existing objects of a plan with a few list requests, and applies manifests.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::num::NonZero;
 use std::time::Duration;
 
@@ -19,12 +19,14 @@ use roster_credentials::source::HASH_KEY;
 use roster_import::assemble::{Content, Item, Plan, Secret};
 use roster_import::conflict::{Conflict, Conflicts};
 use roster_import::consent::{Consent, ExistingUser, Findings};
+use roster_import::draft::Place;
+use roster_import::known::{KnownUser, KnownUsers};
 use roster_import::rules::Kind;
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::Value;
 
 use super::args::{CONCURRENCY, FIELD_MANAGER};
-use super::compare::{is_applied, owned};
+use super::compare::{extracted, is_applied, owned};
 
 /// Maximum number of objects in one page of a list.
 pub(crate) const PAGE: u32 = 500;
@@ -40,12 +42,30 @@ pub(super) enum Key {
     Secret(String, String),
 }
 
+impl Key {
+    /// Returns the name of the object.
+    pub(super) fn name(&self) -> &str {
+        let (Self::User(name) | Self::Group(name) | Self::Secret(_, name)) = self;
+        name
+    }
+}
+
 /// One object of an item, and its current state in the cluster.
 pub(super) struct Step {
     pub key: Key,
     pub manifest: Value,
     /// The current object, if it exists and differs.
     pub live: Option<Value>,
+}
+
+/// An existing User that the source restricts further.
+pub(super) struct Restricted {
+    pub place: Place,
+    /// Fields of `spec` that the restriction sets.
+    pub fields: Vec<String>,
+    /// Whether the plan has a manifest for the User, which contains the restriction as well.
+    pub is_planned: bool,
+    pub step: Step,
 }
 
 /// The objects of a plan that exist in the cluster.
@@ -58,6 +78,8 @@ pub(super) struct Live {
     pub(super) findings: Findings,
     /// Existing objects that have the name of a planned one but represent another group or person.
     pub(super) conflicts: Vec<Conflict>,
+    /// Existing Users to restrict, whether or not the plan is applied.
+    pub(super) restricted: Vec<Restricted>,
 }
 
 impl Live {
@@ -76,14 +98,14 @@ impl Live {
                 wanted.insert(Key::Secret(secret.namespace.clone(), secret.name.clone()), manifest);
             }
         }
-        let (findings, conflicts) = (Findings::default(), Vec::new());
-        let mut live = Self { client, pool: pool(), found: HashMap::new(), findings, conflicts };
+        let (findings, conflicts, restricted) = (Findings::default(), Vec::new(), Vec::new());
+        let mut live = Self { client, pool: pool(), found: HashMap::new(), findings, conflicts, restricted };
         let (mut consent, mut conflicts) = (Consent::new(plan), Conflicts::new(plan));
         let api = Api::all_with(live.client.clone(), &resource::<Group>());
         let group = |object: &DynamicObject| {
             let (name, spec) = (object.name_any(), &object.data["spec"]);
             consent.existing_group(&name, spec);
-            conflicts.existing(Kind::Group, &name, source(object), spec);
+            conflicts.existing_group(&name, source(object), spec);
         };
         live.list(&api, "", Key::Group, &wanted, group).await?;
         for namespace in namespaces {
@@ -94,14 +116,18 @@ impl Live {
         live.compare_passwords(plan).await;
         let gets_password = live.gets_password(plan);
         let api = Api::all_with(live.client.clone(), &resource::<User>());
+        let mut restricted = Vec::new();
         let user = |object: &DynamicObject| {
             let (name, labels, spec) = (object.name_any(), object.labels(), &object.data["spec"]);
             let (source, owned) = (source(object), owned(object));
             let gets_password = gets_password.contains(&name);
-            consent.existing_user(&ExistingUser { name: &name, labels, spec, source, owned: &owned, gets_password });
-            conflicts.existing(Kind::User, &name, source, spec);
+            let user = ExistingUser { name: &name, labels, spec, source, owned: &owned, gets_password };
+            consent.existing_user(&user);
+            conflicts.existing_user(&user);
+            restricted.extend(restriction(object, plan, &wanted));
         };
         live.list(&api, "", Key::User, &wanted, user).await?;
+        live.restricted = restricted;
         live.findings = consent.finish();
         live.conflicts = conflicts.finish();
         Ok(live)
@@ -218,6 +244,45 @@ fn key_of_secret(secret: &Secret) -> Key {
 /// Returns the identity in the source from which the object was imported.
 fn source(object: &impl ResourceExt) -> Option<&str> {
     object.annotations().get(SOURCE_ID_ANNOTATION).map(String::as_str)
+}
+
+/// Returns the restriction of an existing User whose person the source restricts further.
+fn restriction(object: &DynamicObject, plan: &Plan, wanted: &HashMap<Key, Option<Value>>) -> Option<Restricted> {
+    let restriction = plan.restrictions.get(source(object)?)?;
+    let missing = restriction.missing(&object.data["spec"])?;
+    let live = serde_json::to_value(object).ok()?;
+    let mut manifest = extracted(&live);
+    let spec = manifest["spec"].as_object_mut()?;
+    let fields = missing.keys().cloned().collect();
+    for (field, value) in missing {
+        match (spec.get_mut(&field), value) {
+            // Of a validity, only one end may be restricted.
+            (Some(Value::Object(known)), Value::Object(ends)) => known.extend(ends),
+            (_, value) => drop(spec.insert(field, value)),
+        }
+    }
+    let key = Key::User(object.name_any());
+    let is_planned = wanted.contains_key(&key);
+    Some(Restricted { place: restriction.place, fields, is_planned, step: Step { key, manifest, live: Some(live) } })
+}
+
+/// Returns the Users that were imported before from one of these identities in the source. Others are not kept, so that
+/// memory does not grow with the number of Users.
+pub(super) async fn known_users(client: &Client, sources: &HashSet<String>) -> Result<KnownUsers> {
+    let api: Api<DynamicObject> = Api::all_with(client.clone(), &resource::<User>());
+    let (mut known, mut params) = (KnownUsers::default(), ListParams::default().limit(PAGE));
+    loop {
+        let page = api.list(&params).await.context("Users can't be listed")?;
+        for object in &page.items {
+            if let Some(source) = source(object).filter(|source| sources.contains(*source)) {
+                known.add(source, KnownUser::new(&object.name_any(), &object.data["spec"]));
+            }
+        }
+        match page.metadata.continue_.filter(|token| !token.is_empty()) {
+            Some(token) => params = params.continue_token(&token),
+            None => return Ok(known),
+        }
+    }
 }
 
 /// Returns the names of the Groups that were imported before, by their identities in the source.

@@ -14,7 +14,8 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
-use roster_import::assemble::{Options, Plan, assemble};
+use roster_import::assemble::{Options, Plan, Renamed, assemble};
+use roster_import::draft::Input;
 use roster_import::rules::Rules;
 use roster_import::{Source, csv, read};
 
@@ -37,23 +38,12 @@ async fn import(args: &Args) -> Result<ExitCode> {
     let input = read(args.from.into(), &source(args)?, &rules);
     let is_empty = input.is_empty();
     let mut options = options(args);
-    // Only groups with an identifier can have been imported under another name.
-    if args.write.is_none() && input.has_identified_groups() {
-        options.known_groups = live::known_groups(&cluster::client("import").await?).await?;
+    if args.write.is_none() {
+        read_known(&input, &mut options).await?;
     }
     let plan = assemble(input, &options, &rules);
     rejects::print(&plan.rejected, &files);
-    for item in &plan.without_hash {
-        rejects::report_at(
-            item.place,
-            &files,
-            &format!("{} is imported without a password: it {}", item.who, item.reason),
-        );
-    }
-    for group in &plan.suffixed {
-        let (name, title, id) = (&group.name, &group.title, &group.id);
-        rejects::report_at(group.place, &files, &format!("Group {name} is {id}: several groups have the name {title}"));
-    }
+    report_names(&plan, &files);
     if let Some(path) = &args.rejects {
         rejects::write(path, &plan.rejected, &files).with_context(|| path.display().to_string())?;
     }
@@ -61,6 +51,48 @@ async fn import(args: &Args) -> Result<ExitCode> {
     let outcome = run(args, plan, &files).await?;
     let is_fine = outcome.failed == 0 && (rejected == 0 || args.allow_rejected && !is_empty);
     Ok(if is_fine { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Reads which objects of the cluster were imported before. Only groups and people with an identifier can have been imported
+/// under another name.
+async fn read_known(input: &Input, options: &mut Options) -> Result<()> {
+    let sources = input.user_sources();
+    if input.has_identified_groups() || !sources.is_empty() {
+        let client = cluster::client("import").await?;
+        if input.has_identified_groups() {
+            options.known_groups = live::known_groups(&client).await?;
+        }
+        if !sources.is_empty() {
+            options.known_users = live::known_users(&client, &sources).await?;
+        }
+    }
+    Ok(())
+}
+
+/// Reports what is imported in another way than the source says.
+fn report_names(plan: &Plan, files: &Files) {
+    for item in &plan.without_hash {
+        rejects::report_at(
+            item.place,
+            files,
+            &format!("{} is imported without a password: it {}", item.who, item.reason),
+        );
+    }
+    for group in &plan.suffixed {
+        let (name, title, id) = (&group.name, &group.title, &group.id);
+        rejects::report_at(group.place, files, &format!("Group {name} is {id}: several groups have the name {title}"));
+    }
+    for person in &plan.renamed {
+        let Renamed { place, name, source, username, title } = person;
+        let message = format!(
+            "{source} is now {title} in the source, and User {name} keeps the username {username}: an import cannot rename \
+             Users, but a request to users/{name}/rename of directory.roster.dev can"
+        );
+        rejects::report_at(*place, files, &message);
+    }
+    for warning in &plan.warnings {
+        rejects::report_at(warning.place, files, &format!("warning: {warning}"));
+    }
 }
 
 async fn run(args: &Args, plan: Plan, files: &Files) -> Result<Outcome> {

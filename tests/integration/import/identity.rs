@@ -1,5 +1,6 @@
 //! Imports of people and groups that choose the names of existing Users and Groups.
 
+use roster_api::user::DesiredState;
 use serde_json::{Value, json};
 
 use super::{cluster, file, last_line, roster, succeeds, text};
@@ -82,6 +83,104 @@ async fn people_of_the_source_do_not_get_existing_users_with_their_names() {
     }
     let email = users.get(&admin).await.unwrap().spec.email;
     assert_eq!(email, Some(format!("{admin}-moved@example.com")));
+}
+
+/// Leavers can make their own entries invalid, and start conflicts.
+#[tokio::test(flavor = "multi_thread")]
+async fn leavers_are_restricted_even_if_nothing_else_is_applied() {
+    let (ada, admin, realm_name) = (unique("leaver"), unique("leaver-admin"), unique("realm"));
+    let users = cluster().users().await;
+    crate::support::create(&users, &crate::support::user(&admin, false)).await;
+    let email = format!("{ada}@example.com");
+    let person = |enabled: bool, locale: &str| {
+        let attributes = json!({"locale": [locale]});
+        json!({"id": "1", "username": ada, "email": email, "enabled": enabled, "attributes": attributes})
+    };
+    let active = realm(&realm_name, &[person(true, "en")]);
+    let path = file("leaver.json", &active);
+    let flags = ["import", "--from", "keycloak", &path];
+    let apply = [&flags[..], &["--apply"]].concat();
+    assert_eq!(last_line(&succeeds(&apply)), "1 created, 0 changed, 0 unchanged, 0 rejected");
+    let state = || async { users.get(&ada).await.unwrap().spec };
+
+    // The import may not give the existing User to this person.
+    let mallory = json!({"id": "2", "username": admin, "email": format!("{admin}@example.com")});
+    file("leaver.json", &realm(&realm_name, &[person(false, "de"), mallory]));
+    let preview = roster(&flags);
+    let says = format!("{path}:1: User {ada} would nevertheless be restricted by spec.state\n");
+    assert!(!preview.status.success() && text(&preview.stderr).ends_with(&says), "{}", text(&preview.stderr));
+    assert_eq!(state().await.state, DesiredState::Active);
+    let reported = text(&roster(&apply).stderr);
+    let says = "nothing was applied but the restrictions of existing Users (1): find out who created";
+    assert!(reported.contains(&format!("User {ada} is restricted by spec.state")), "{reported}");
+    assert!(reported.contains(says), "{reported}");
+    let spec = state().await;
+    assert_eq!(
+        (spec.state, spec.email, spec.language.as_deref()),
+        (DesiredState::Disabled, Some(email.clone()), Some("en"))
+    );
+    assert_eq!(users.get(&admin).await.unwrap().spec.email, None);
+    assert!(!text(&roster(&apply).stderr).contains("restrict"));
+    // A person who comes back needs no flag.
+    file("leaver.json", &active);
+    assert_eq!(last_line(&succeeds(&apply)), "0 created, 1 changed, 0 unchanged, 0 rejected");
+    assert_eq!(state().await.state, DesiredState::Active);
+
+    // The entry is rejected.
+    file("leaver.json", &realm(&realm_name, &[person(false, "?")]));
+    let shown = text(&roster(&flags).stdout);
+    assert!(shown.contains("+  state: Disabled") && !shown.contains("-  email"), "{shown}");
+    assert_eq!(last_line(&text(&roster(&apply).stdout)), "0 created, 1 changed, 0 unchanged, 1 rejected");
+    assert_eq!(state().await.state, DesiredState::Disabled);
+    file("leaver.json", &active);
+    succeeds(&apply);
+
+    // The same username in another realm.
+    let second = realm(&format!("{realm_name}-guests"), &[json!({"id": "3", "username": ada})]);
+    file("leaver.json", &format!("{second}\n{}", realm(&realm_name, &[person(false, "en")])));
+    let output = roster(&apply);
+    assert_eq!(last_line(&text(&output.stdout)), "0 created, 1 changed, 0 unchanged, 1 rejected");
+    assert_eq!(state().await.state, DesiredState::Disabled);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_person_that_the_source_renames_keeps_the_user() {
+    let (ada, countess, realm_name) = (unique("renamed"), unique("renamed-countess"), unique("realm"));
+    let users = cluster().users().await;
+    let write = |name: &str, enabled: bool| {
+        file("renamed.json", &realm(&realm_name, &[json!({"id": "1", "username": name, "enabled": enabled})]))
+    };
+    let path = write(&ada, true);
+    let apply = ["import", "--from", "keycloak", &path, "--apply"];
+    succeeds(&apply);
+    write(&countess, false);
+    let output = roster(&apply);
+    let reported = text(&output.stderr);
+    let says = format!(
+        "{path}:1: keycloak:{realm_name}/1 is now {countess} in the source, and User {ada} keeps the username {ada}:"
+    );
+    assert!(output.status.success() && reported.starts_with(&says), "{reported}");
+    assert_eq!(last_line(&text(&output.stdout)), "0 created, 1 changed, 0 unchanged, 0 rejected");
+    let spec = users.get(&ada).await.unwrap().spec;
+    assert_eq!((spec.username, spec.state), (None, DesiredState::Disabled));
+    assert!(users.get_opt(&countess).await.unwrap().is_none());
+}
+
+/// References of RoleBindings to the existing User would mean the new one.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_user_does_not_get_the_username_of_another_one() {
+    let (name, username, realm_name) = (unique("cross"), unique("cross-login"), unique("realm"));
+    let users = cluster().users().await;
+    let mut user = crate::support::user(&name, false);
+    user.spec.username = Some(username.clone());
+    crate::support::create(&users, &user).await;
+    let path = file("cross.json", &realm(&realm_name, &[json!({"id": "1", "username": username})]));
+    let apply = ["import", "--from", "keycloak", &path, "--apply", "--accept-existing-users"];
+    let reported = text(&roster(&apply).stderr);
+    let says =
+        format!("User {username} would have the metadata.name {username}, which is the spec.username of User {name}");
+    assert!(reported.contains(&says), "{reported}");
+    assert!(users.get_opt(&username).await.unwrap().is_none());
 }
 
 #[tokio::test(flavor = "multi_thread")]

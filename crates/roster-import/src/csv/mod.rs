@@ -6,6 +6,7 @@ pub mod formula;
 mod header;
 mod names;
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use secrecy::SecretString;
@@ -94,8 +95,8 @@ fn row(place: Place, record: &csv::StringRecord, cells: &[Cell], delimiter: u8, 
     }
     let kinds = values(cells, record).filter(|(cell, _)| matches!(cell, Cell::Kind));
     let kind = kinds.map(|(_, text)| text).next().unwrap_or_default();
-    let result = match kind {
-        "" | "User" => user_draft(place, record, cells).map(|person| input.users.push(person)),
+    let result = match &*kind {
+        "" | "User" => user_draft(place, record, cells).map(|person| input.add_user(person)),
         "Group" => group_draft(place, record, cells).map(|group| input.groups.push(group)),
         _ => Err(fault(KIND, "must be User or Group")),
     };
@@ -105,8 +106,11 @@ fn row(place: Place, record: &csv::StringRecord, cells: &[Cell], delimiter: u8, 
 }
 
 /// Returns the cells with their columns, as they were before an export made them text. Passwords are not exported.
-fn values<'a>(cells: &'a [Cell], record: &'a csv::StringRecord) -> impl Iterator<Item = (&'a Cell, &'a str)> {
-    let value = |cell: &Cell, text| if matches!(cell, Cell::Password) { text } else { formula::restored(text) };
+fn values<'a>(cells: &'a [Cell], record: &'a csv::StringRecord) -> impl Iterator<Item = (&'a Cell, Cow<'a, str>)> {
+    let value = |cell: &Cell, text: &'a str| match cell {
+        Cell::Password => text.into(),
+        _ => formula::restored(text),
+    };
     cells.iter().zip(record).map(move |(cell, text)| (cell, value(cell, text)))
 }
 
@@ -117,6 +121,7 @@ fn fault(field: &str, reason: impl Into<String>) -> Fault {
 fn user_draft(place: Place, record: &csv::StringRecord, cells: &[Cell]) -> Result<UserDraft, Fault> {
     let mut person = UserDraft { place, ..UserDraft::default() };
     for (cell, text) in values(cells, record) {
+        let text = &*text;
         match cell {
             Cell::Name => person.name = (!text.is_empty()).then(|| text.trim().to_owned()),
             Cell::Labels => person.labels = labels(text)?,
@@ -151,6 +156,7 @@ fn user_draft(place: Place, record: &csv::StringRecord, cells: &[Cell]) -> Resul
 fn group_draft(place: Place, record: &csv::StringRecord, cells: &[Cell]) -> Result<GroupDraft, Fault> {
     let mut group = GroupDraft::named(place, "");
     for (cell, text) in values(cells, record).filter(|(_, text)| !text.is_empty()) {
+        let text = &*text;
         match cell {
             Cell::Name => {
                 group = GroupDraft { labels: group.labels, spec: group.spec, ..GroupDraft::named(place, text.trim()) };

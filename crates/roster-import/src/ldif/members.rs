@@ -1,13 +1,14 @@
 //! Reads group memberships, which refer to users and groups by DN, username or GID.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use super::dn::{Dn, DnError};
+use super::listings::{Listings, Member, member_dn};
 use super::parser::{Attribute, Range, Record};
-use crate::draft::{GroupDraft, GroupRef, Input, Place, Rejected, SourceId};
+use crate::draft::{GroupDraft, GroupRef, Input, Place, Rejected, SourceId, UserDraft};
 
 /// Attributes that list members by DN. Active Directory returns only some of the values if there are many.
-const MEMBERS: [&str; 2] = ["member", "uniquemember"];
+pub(super) const MEMBERS: [&str; 2] = ["member", "uniquemember"];
 
 /// Indexes of users and groups in [`Input`].
 #[derive(Default)]
@@ -91,8 +92,7 @@ impl Entries {
         group: &GroupRef,
         input: &mut Input,
     ) -> Result<bool, DnError> {
-        let parse = if member.name == "uniquemember" { Dn::parse_with_uid } else { Dn::parse };
-        let dn = parse(&member.value)?;
+        let dn = member_dn(member)?;
         if let Some(person) = self.users.get(&dn.to_string()) {
             input.users[*person].join(group.clone());
         } else if let Some(nested) = self.group(&dn) {
@@ -124,51 +124,53 @@ impl Entries {
     }
 
     /// Reads the groups of which a group is a member. Adds those that are not in this file.
-    pub(super) fn read_parents(&mut self, index: usize, record: &Record, input: &mut Input) {
+    pub(super) fn read_parents(&mut self, index: usize, record: &Record, listings: &mut Listings, input: &mut Input) {
         let group = input.groups[index].reference();
         report_missing("memberof", &group.name, &[record], input);
-        for attribute in record.all("memberof") {
-            match Dn::parse(&attribute.value) {
-                Ok(dn) => {
-                    let parent = *self.groups.entry(dn.to_string()).or_insert_with(|| {
-                        let GroupRef { id, name } = reference(&dn);
-                        input.groups.push(GroupDraft::new(Place::line(attribute.line), id, &name));
-                        input.groups.len() - 1
-                    });
-                    input.groups[parent].nest(group.clone());
-                }
-                Err(error) => reject(attribute, &group.name, error, input),
-            }
+        let member = Member { id: group.id.clone(), record, name: &group.name, is_group: true };
+        for (line, parent) in listings.parents(&member, self, input) {
+            let key = parent.id.identifier().and_then(|id| id.strip_prefix("ldap:")).unwrap_or_default().to_owned();
+            let parent = *self.groups.entry(key).or_insert_with(|| {
+                input.groups.push(GroupDraft::new(Place::line(line), parent.id, &parent.name));
+                input.groups.len() - 1
+            });
+            input.groups[parent].nest(group.clone());
         }
+    }
+
+    /// Removes the groups of a user that list their members and not this user.
+    pub(super) fn check_groups(
+        &self,
+        index: usize,
+        dn: &Dn,
+        record: &Record,
+        listings: &mut Listings,
+        input: &mut Input,
+    ) {
+        let name = input.users[index].login().to_owned();
+        report_missing("memberof", &name, &[record], input);
+        let member = Member { id: reference(dn).id, record, name: &name, is_group: false };
+        let parents: HashSet<SourceId> =
+            listings.parents(&member, self, input).into_iter().map(|(_, group)| group.id).collect();
+        input.users[index].groups.retain(|group| parents.contains(&group.id));
+    }
+
+    /// Returns whether the file has exactly one user with this name.
+    pub(super) fn is_unique(&self, username: &str) -> bool {
+        self.usernames.get(&username.to_lowercase()).is_some_and(|users| users.len() == 1)
     }
 }
 
-/// Reads the groups of a user.
-pub(super) fn read_groups(record: &Record, index: usize, input: &mut Input) {
-    let who = input.users[index].login().to_owned();
-    report_missing("memberof", &who, &[record], input);
-    for attribute in record.all("memberof") {
-        match Dn::parse(&attribute.value) {
-            Ok(dn) => input.users[index].join(reference(&dn)),
-            Err(error) => reject(attribute, &who, error, input),
-        }
+/// Reads the groups that the entry of a user names. [`Entries::check_groups`] checks them when all groups are known.
+pub(super) fn read_groups(record: &Record, person: &mut UserDraft) {
+    for dn in record.all("memberof").filter_map(|attribute| Dn::parse(&attribute.value).ok()) {
+        person.join(reference(&dn));
     }
 }
 
 /// Reports values that the server did not return. Active Directory returns at most 1,500 at a time, as `;range=0-1499`.
 fn report_missing(name: &str, who: &str, records: &[&Record], input: &mut Input) {
-    let attributes = || records.iter().flat_map(|record| &record.attributes).filter(|attribute| attribute.name == name);
-    let mut ranges: Vec<(Range, usize)> =
-        attributes().filter_map(|attribute| Some((attribute.range?, attribute.line))).collect();
-    ranges.sort_by_key(|(range, _)| range.first);
-    let Some((_, line)) = ranges.first().copied() else { return };
-    // `None` once the last value is known.
-    let next = ranges.iter().try_fold(0, |next, (range, _)| match range.last {
-        Some(last) if range.first <= next => Some(next.max(last + 1)),
-        None if range.first <= next => None,
-        Some(_) | None => Some(next),
-    });
-    let Some(next) = next else { return };
+    let Some((next, line)) = missing(name, records) else { return };
     let attribute = if name == "memberof" { "memberOf" } else { name };
     let field = format!("{attribute};range");
     let reason = format!(
@@ -178,11 +180,27 @@ fn report_missing(name: &str, who: &str, records: &[&Record], input: &mut Input)
     input.rejected.push(Rejected { place: Place::line(line), who: who.to_owned(), field, reason });
 }
 
-fn rejected(attribute: &Attribute, who: &str, reason: String) -> Rejected {
+/// Returns the number of the first value that the server did not return, and the line of the attribute.
+pub(super) fn missing(name: &str, records: &[&Record]) -> Option<(u64, usize)> {
+    let attributes = records.iter().flat_map(|record| &record.attributes).filter(|attribute| attribute.name == name);
+    let mut ranges: Vec<(Range, usize)> =
+        attributes.filter_map(|attribute| Some((attribute.range?, attribute.line))).collect();
+    ranges.sort_by_key(|(range, _)| range.first);
+    let (_, line) = ranges.first().copied()?;
+    // `None` once the last value is known.
+    let next = ranges.iter().try_fold(0, |next, (range, _)| match range.last {
+        Some(last) if range.first <= next => Some(next.max(last + 1)),
+        None if range.first <= next => None,
+        Some(_) | None => Some(next),
+    });
+    Some((next?, line))
+}
+
+pub(super) fn rejected(attribute: &Attribute, who: &str, reason: String) -> Rejected {
     Rejected { place: Place::line(attribute.line), who: who.to_owned(), field: attribute.name.clone(), reason }
 }
 
-fn reject(attribute: &Attribute, who: &str, error: DnError, input: &mut Input) {
+pub(super) fn reject(attribute: &Attribute, who: &str, error: DnError, input: &mut Input) {
     input.rejected.push(rejected(attribute, who, format!("{error}: {}", attribute.value)));
 }
 

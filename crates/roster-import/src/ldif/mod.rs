@@ -2,11 +2,13 @@
 
 mod account;
 mod dn;
+mod listings;
 mod members;
 mod parser;
 
 use super::draft::{GroupDraft, Input, Place, UserDraft};
 use dn::Dn;
+use listings::Listings;
 use members::{Entries, read_groups, reference};
 use parser::Record;
 
@@ -23,7 +25,7 @@ pub(super) fn read(bytes: &[u8]) -> Input {
     let mut entries = Entries::default();
     // Records of each group, by its index in `input`.
     let mut groups: Vec<(usize, Vec<&Record>)> = Vec::new();
-    let mut more = Vec::new();
+    let (mut more, mut people) = (Vec::new(), Vec::new());
     for record in &records {
         if is_one_of(record, GROUPS) {
             let index = input.groups.len();
@@ -32,7 +34,9 @@ pub(super) fn read(bytes: &[u8]) -> Input {
             }
         } else if is_one_of(record, PEOPLE) {
             if let Some(dn) = read_dn(record, &mut input) {
-                user_draft(&dn, record, &mut entries, &mut input);
+                if let Some(index) = user_draft(&dn, record, &mut entries, &mut input) {
+                    people.push((index, dn, record));
+                }
             }
         } else if record.attributes.iter().any(|attribute| attribute.range.is_some()) {
             more.push(record);
@@ -50,12 +54,18 @@ pub(super) fn read(bytes: &[u8]) -> Input {
             ),
         }
     }
+    let records = groups.iter().map(|(index, records)| (input.groups[*index].id.clone(), &records[..]));
+    let mut listings = Listings::of(records);
+    for (index, dn, record) in people {
+        entries.check_groups(index, &dn, record, &mut listings, &mut input);
+    }
     for (index, records) in &groups {
         entries.read_members(*index, records, &mut input);
     }
     for (index, records) in groups {
-        entries.read_parents(index, records[0], &mut input);
+        entries.read_parents(index, records[0], &mut listings, &mut input);
     }
+    listings.warn(&mut input);
     input
 }
 
@@ -97,11 +107,13 @@ fn identifier(dn: &Dn, record: &Record) -> String {
     known.map_or_else(|| dn.to_string(), |(attribute, id)| format!("{attribute}={}", id.to_ascii_lowercase()))
 }
 
-fn user_draft(dn: &Dn, record: &Record, entries: &mut Entries, input: &mut Input) {
+/// Adds a user. Returns its index.
+fn user_draft(dn: &Dn, record: &Record, entries: &mut Entries, input: &mut Input) -> Option<usize> {
     let place = Place::line(record.line);
     let username = ["uid", "samaccountname", "cn"].iter().find_map(|name| record.first(name));
     let Some(username) = username else {
-        return input.reject(place, "uid: is required, because it becomes the username");
+        input.reject(place, "uid: is required, because it becomes the username");
+        return None;
     };
     let mut person = UserDraft::new(place, username);
     person.identify("ldap", &identifier(dn, record));
@@ -123,10 +135,11 @@ fn user_draft(dn: &Dn, record: &Record, entries: &mut Entries, input: &mut Input
     let hashes = || record.all("userpassword").map(|hash| hash.value.as_str());
     let usable = hashes().find(|hash| super::hashes::usable(hash).is_ok());
     super::text::take_password(&mut person, usable.or_else(|| hashes().next()).unwrap_or_default());
+    read_groups(record, &mut person);
     let index = input.users.len();
     entries.add_user(dn, username, record, index);
-    input.users.push(person);
-    read_groups(record, index, input);
+    input.add_user(person);
+    Some(index)
 }
 
 /// Adds a group. Returns whether to read its members, which is `false` for a duplicate entry with the same DN.
@@ -192,5 +205,54 @@ mod tests {
     fn unknown_members_are_rejected_with_their_line() {
         let input = read(b"dn: cn=a,dc=x\nobjectClass: groupOfNames\ncn: a\nmember: uid=ghost,dc=x\n");
         assert_eq!((input.rejected[0].place.line, input.rejected[0].field.as_str()), (4, "member"));
+    }
+
+    const EVE: &str = "dn: uid=eve,dc=x\nobjectClass: person\nuid: eve\n";
+
+    /// Groups of Eve, rejections and warnings of a file with Eve, who names the group `admins`, and with these entries.
+    fn eve(entries: &[&str]) -> (Vec<String>, usize, usize) {
+        let text = format!("{EVE}memberOf: cn=admins,dc=x\n\n{}", entries.join("\n"));
+        let input = read(text.as_bytes());
+        let eve = input.users.iter().find(|person| person.login() == "eve").unwrap();
+        (eve.group_names().iter().map(ToString::to_string).collect(), input.rejected.len(), input.warnings.len())
+    }
+
+    /// People may be able to write the attribute in their own entries.
+    #[test]
+    fn groups_that_list_their_members_decide_who_is_a_member() {
+        let ada = "dn: uid=ada,dc=x\nobjectClass: person\nuid: ada\n";
+        let group = |members: &str| format!("dn: cn=admins,dc=x\nobjectClass: group\ncn: admins\n{members}");
+        let (admins, none) = (vec!["admins".to_owned()], Vec::new());
+        assert_eq!(eve(&[ada, &group("member: uid=ada,dc=x\n")]), (none.clone(), 1, 0));
+        assert_eq!(eve(&[ada, &group("memberUid: ada\n")]), (none.clone(), 1, 0));
+        assert_eq!(eve(&[ada, &group("member: uid=ada,dc=x\nmember: UID=Eve, DC=x\n")]), (admins.clone(), 0, 0));
+        assert_eq!(eve(&[ada, &group("memberUid: ada\nmemberUid: eve\n")]), (admins.clone(), 0, 0));
+        // Another user with this name in another subtree.
+        let twin = "dn: uid=eve,ou=a,dc=x\nobjectClass: person\nuid: eve\n";
+        assert_eq!(eve(&[twin, &group("memberUid: eve\n")]), (none, 2, 0));
+        // Not in the file, no members in the file, or only some of them.
+        assert_eq!(eve(&[ada]), (admins.clone(), 0, 1));
+        assert_eq!(eve(&[ada, &group("")]), (admins.clone(), 0, 1));
+        assert_eq!(eve(&[ada, &group("member;range=0-0: uid=ada,dc=x\n")]), (admins, 1, 1));
+    }
+
+    #[test]
+    fn groups_above_the_groups_of_an_entry_may_be_named() {
+        let group =
+            |name: &str, members: &str| format!("dn: cn={name},dc=x\nobjectClass: group\ncn: {name}\n{members}\n");
+        let nested = [group("ops", "member: uid=eve,dc=x\n"), group("admins", "member: cn=ops,dc=x\n")];
+        assert_eq!(eve(&[&nested.concat()]), (vec!["admins".to_owned(), "ops".to_owned()], 0, 0));
+        // A group names another one that does not list it.
+        let planted = [group("ops", "memberOf: cn=admins,dc=x\n"), group("admins", "member: uid=eve,dc=x\n")];
+        let input = read(format!("{EVE}\n{}", planted.concat()).as_bytes());
+        assert!(
+            input.rejected[0].reason.contains("does not list ops, which is not made a member"),
+            "{:?}",
+            input.rejected
+        );
+        assert_eq!(input.groups[1].member_groups, []);
+        // Groups that contain each other.
+        let round = [group("a", "member: cn=b,dc=x\n"), group("b", "member: cn=a,dc=x\nmember: uid=eve,dc=x\n")];
+        assert_eq!(eve(&[&round.concat(), &group("admins", "memberUid: ada\n")]).0, ["b"]);
     }
 }

@@ -48,7 +48,7 @@ pub(super) fn read(bytes: &[u8]) -> Input {
             Some(mut person) => {
                 memberships.get(&row.text("id")).into_iter().flatten().for_each(|group| person.join(group.clone()));
                 groups.join_inline(&row, &mut person, &mut input);
-                input.users.push(person);
+                input.add_user(person);
             }
             None => input.reject(row.place, "name: is missing"),
         }

@@ -1,0 +1,160 @@
+//! Checks the attribute `memberOf` against the groups of the file.
+//!
+//! Active Directory, FreeIPA and others compute `memberOf`. In other directories it is an attribute like any other, and
+//! people may be able to write it in their own entries. So if a group is in the file and lists members, it decides who is a
+//! member. Otherwise nothing can be checked, and `memberOf` is accepted with a warning, because many exports have nothing
+//! else.
+
+use std::collections::{HashMap, HashSet};
+
+use super::dn::{Dn, DnError};
+use super::members::{Entries, MEMBERS, missing, reference, reject, rejected};
+use super::parser::{Attribute, Record};
+use crate::draft::{GroupRef, Input, Place, Rejected, SourceId};
+
+/// What the entry of a group says about its members.
+#[derive(Default)]
+struct Listing {
+    has_members: bool,
+    /// Whether the server returned only some of the members.
+    is_partial: bool,
+    gids: Vec<String>,
+}
+
+/// An entry that has `memberOf`.
+pub(super) struct Member<'a> {
+    pub(super) id: SourceId,
+    pub(super) record: &'a Record,
+    /// Name for messages.
+    pub(super) name: &'a str,
+    pub(super) is_group: bool,
+}
+
+/// Result of a check.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Verdict {
+    Listed,
+    /// The file does not say who the members are.
+    Unknown,
+    NotListed,
+}
+
+/// The members that the groups of the file list.
+#[derive(Default)]
+pub(super) struct Listings {
+    groups: HashMap<SourceId, Listing>,
+    /// Groups that list an entry by its DN.
+    by_dn: HashMap<SourceId, Vec<SourceId>>,
+    /// Groups that list a user by the lower-case username.
+    by_username: HashMap<String, Vec<SourceId>>,
+    /// Groups whose memberships could not be checked, and the first line with one of them.
+    unknown: HashSet<SourceId>,
+    first: Option<(usize, String)>,
+}
+
+impl Listings {
+    /// Indexes the groups of the file, with all records of each.
+    pub(super) fn of<'a>(groups: impl Iterator<Item = (SourceId, &'a [&'a Record])>) -> Self {
+        let mut listings = Self::default();
+        for (id, records) in groups {
+            let all = |name: &'static str| records.iter().flat_map(move |record| record.all(name));
+            let mut listing = Listing::default();
+            for name in MEMBERS {
+                listing.is_partial |= missing(name, records).is_some();
+                for member in all(name) {
+                    listing.has_members = true;
+                    if let Ok(dn) = member_dn(member) {
+                        listings.by_dn.entry(reference(&dn).id).or_default().push(id.clone());
+                    }
+                }
+            }
+            for member in all("memberuid") {
+                listing.has_members = true;
+                listings.by_username.entry(member.value.to_lowercase()).or_default().push(id.clone());
+            }
+            listing.gids = all("gidnumber").map(|gid| gid.value.clone()).collect();
+            listings.groups.insert(id, listing);
+        }
+        listings
+    }
+
+    /// Returns the groups in `memberOf` of an entry that may have it as a member, and reports the others.
+    pub(super) fn parents(&mut self, member: &Member, entries: &Entries, input: &mut Input) -> Vec<(usize, GroupRef)> {
+        let mut parents = Vec::new();
+        for attribute in member.record.all("memberof") {
+            let dn = match Dn::parse(&attribute.value) {
+                Ok(dn) => dn,
+                Err(error) => {
+                    reject(attribute, member.name, error, input);
+                    continue;
+                }
+            };
+            let group = reference(&dn);
+            match self.verdict(&group.id, member, entries) {
+                Verdict::Listed => {}
+                Verdict::Unknown => {
+                    self.first.get_or_insert_with(|| (attribute.line, attribute.value.clone()));
+                    self.unknown.insert(group.id.clone());
+                }
+                Verdict::NotListed => {
+                    let reason = format!(
+                        "the group {} is in this file and does not list {}, which is not made a member: add it to the \
+                         group in the source, or remove this value",
+                        attribute.value, member.name
+                    );
+                    input.rejected.push(rejected(attribute, member.name, reason));
+                    continue;
+                }
+            }
+            parents.push((attribute.line, group));
+        }
+        parents
+    }
+
+    fn verdict(&self, group: &SourceId, member: &Member, entries: &Entries) -> Verdict {
+        let Some(listing) = self.groups.get(group) else { return Verdict::Unknown };
+        if !listing.has_members || listing.is_partial {
+            return Verdict::Unknown;
+        }
+        let gid = member.record.first("gidnumber").filter(|_| !member.is_group);
+        if gid.is_some_and(|gid| listing.gids.iter().any(|known| known == gid)) || self.lists(group, member, entries) {
+            return Verdict::Listed;
+        }
+        Verdict::NotListed
+    }
+
+    /// Returns whether the group lists the entry, or lists a group that does, and so on: some servers also write the groups
+    /// above those of an entry to `memberOf`.
+    fn lists(&self, group: &SourceId, member: &Member, entries: &Entries) -> bool {
+        let is_named = !member.is_group && entries.is_unique(member.name);
+        let by_name = is_named.then(|| self.by_username.get(&member.name.to_lowercase())).flatten();
+        let by_dn = self.by_dn.get(&member.id);
+        let mut open: Vec<&SourceId> = by_name.into_iter().chain(by_dn).flatten().collect();
+        let mut seen: HashSet<&SourceId> = open.iter().copied().collect();
+        while let Some(next) = open.pop() {
+            if next == group {
+                return true;
+            }
+            open.extend(self.by_dn.get(next).into_iter().flatten().filter(|above| seen.insert(above)));
+        }
+        false
+    }
+
+    /// Adds a warning if memberships could not be checked.
+    pub(super) fn warn(self, input: &mut Input) {
+        let Some((line, group)) = self.first else { return };
+        let reason = format!(
+            "the members of {} groups, such as {group}, are known only from memberOf, because this file does not list them. \
+             Make sure that people cannot write memberOf in their own entries, or export the groups with their members",
+            self.unknown.len()
+        );
+        let (place, who, field) = (Place::line(line), String::new(), "memberOf".to_owned());
+        input.warnings.push(Rejected { place, who, field, reason });
+    }
+}
+
+/// Parses the DN of a member.
+pub(super) fn member_dn(member: &Attribute) -> Result<Dn, DnError> {
+    let parse = if member.name == "uniquemember" { Dn::parse_with_uid } else { Dn::parse };
+    parse(&member.value)
+}
