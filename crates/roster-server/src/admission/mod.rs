@@ -8,4 +8,5 @@ mod plaintext;
 pub mod quantities;
 pub mod quota;
 pub mod review;
+pub mod review_origin;
 pub mod server;

@@ -189,6 +189,11 @@ fn refused(status: StatusCode, message: impl Display) -> Response {
     (status, message.to_string()).into_response()
 }
 
+/// Response to a review with a field that is not allowed.
+pub fn malformed(message: &'static str) -> Response {
+    refused(StatusCode::BAD_REQUEST, message)
+}
+
 /// Response to a review without a request.
 pub fn without_request() -> Response {
     Json(AdmissionResponse::invalid("the review has no request").into_review()).into_response()

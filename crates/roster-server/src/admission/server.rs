@@ -8,7 +8,7 @@ use axum::http::{StatusCode, Uri};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::post;
-use axum::{Json, Router};
+use axum::{Extension, Json, Router};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Namespace, Secret};
 use kube::Resource;
@@ -33,8 +33,9 @@ use super::quota::defaults::Containers;
 use super::quota::enforcement::Enforcement;
 use super::quota::hints::Hints;
 use super::quota::namespaces::{NamespaceCount, NamespaceVerdict};
-use super::quota::request::{self, QuotaReview};
+use super::quota::request::{self, Malformed, QuotaReview};
 use super::review::{self, Parser, ReviewBodies, Reviewed, read_body, read_body_of_waiting};
+use super::review_origin::ReviewOrigin;
 
 /// Every path below [`PREFIX`](roster_runtime::tls::origin::PREFIX).
 const ANY_ADMISSION_PATH: &str = "/admission/{*path}";
@@ -96,6 +97,8 @@ async fn proven(State(check): State<Arc<OriginCheck>>, mut request: Request, nex
         // The path may have leaked, so it proves less than a certificate.
         connection.mark(Trust::Webhook);
     }
+    let origin = ReviewOrigin::of(&request);
+    request.extensions_mut().insert(origin);
     next.run(request).await
 }
 
@@ -206,15 +209,22 @@ async fn quota_review(admission: &Admission, request: Request) -> Result<QuotaRe
     let _budget = request.extensions().get::<review::Budget>().cloned();
     let parse = |body: &[u8]| request::parse(body, Timestamp::now());
     let parsed = admission.parser.parse(request, review::WAITING, parse).await?;
-    parsed.ok_or_else(review::without_request)
+    parsed.map_err(|malformed| match malformed {
+        Malformed::WithoutRequest => review::without_request(),
+        Malformed::Namespace => review::malformed("request.namespace: must be a DNS label of at most 63 characters"),
+    })
 }
 
-async fn enforcement(State(admission): State<Arc<Admission>>, request: Request) -> Response {
+async fn enforcement(
+    State(admission): State<Arc<Admission>>,
+    Extension(origin): Extension<ReviewOrigin>,
+    request: Request,
+) -> Response {
     let review = match quota_review(&admission, request).await {
         Ok(review) => review,
         Err(refusal) => return refusal,
     };
-    let verdict = admission.enforcement.wait(&review.demand).await;
+    let verdict = admission.enforcement.wait(&review.demand, origin).await;
     let patch = |containers: &Containers| {
         containers.with_defaults(&admission.enforcement.defaults_in(&review.demand.namespace))
     };
@@ -222,12 +232,16 @@ async fn enforcement(State(admission): State<Arc<Admission>>, request: Request) 
     Json(review.answer(verdict)).into_response()
 }
 
-async fn hints(State(admission): State<Arc<Admission>>, request: Request) -> Response {
+async fn hints(
+    State(admission): State<Arc<Admission>>,
+    Extension(origin): Extension<ReviewOrigin>,
+    request: Request,
+) -> Response {
     let review = match quota_review(&admission, request).await {
         Ok(review) => review,
         Err(refusal) => return refusal,
     };
-    let (outcome, refusal) = admission.hints.wait_for_capacity(&review.demand).await;
+    let (outcome, refusal) = admission.hints.wait_for_capacity(&review.demand, origin).await;
     admission.metrics.quota_hints.inc(outcome.as_str());
     Json(review.answer(refusal.map_or(Ok(None), Err))).into_response()
 }
