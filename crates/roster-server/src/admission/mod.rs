@@ -4,6 +4,7 @@ pub mod access;
 pub mod guard;
 pub mod limits;
 pub mod password_secret;
+pub mod password_shares;
 mod plaintext;
 pub mod quantities;
 pub mod quota;

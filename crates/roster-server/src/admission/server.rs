@@ -26,8 +26,9 @@ use tower::Layer;
 use tracing::{info, warn};
 
 use super::guard::{Guard, Guarded, with_code};
-use super::limits::{PasswordShares, REVIEW_TIMEOUT, REVIEWS, WAITING, WAITING_TIMEOUT, bounded, retried, timed};
+use super::limits::{REVIEW_TIMEOUT, REVIEWS, WAITING, WAITING_TIMEOUT, bounded, retried, timed};
 use super::password_secret::{self, Refusal};
+use super::password_shares::PasswordShares;
 use super::quantities;
 use super::quota::defaults::Containers;
 use super::quota::enforcement::Enforcement;
@@ -57,7 +58,7 @@ async fn measured(State(metrics): State<Arc<Metrics>>, request: Request, next: N
 pub struct Admission {
     /// Hashes passwords.
     pub pool: HashPool,
-    /// Limits the reviews of passwords of one namespace and one requester.
+    /// Limits the reviews of passwords of one owner and one requester.
     pub password_shares: PasswordShares,
     /// Allows or denies writes, depending on the roles that they grant.
     pub guard: Arc<Guard>,
@@ -246,9 +247,13 @@ async fn hints(
     Json(review.answer(refusal.map_or(Ok(None), Err))).into_response()
 }
 
-async fn password_secrets(State(admission): State<Arc<Admission>>, Reviewed(request): Reviewed<Secret>) -> Answer {
+async fn password_secrets(
+    State(admission): State<Arc<Admission>>,
+    Extension(origin): Extension<ReviewOrigin>,
+    Reviewed(request): Reviewed<Secret>,
+) -> Answer {
     let response = AdmissionResponse::from(&request);
-    let (outcome, response) = match decide(&admission, &request).await {
+    let (outcome, response) = match decide(&admission, &request, origin).await {
         Ok(None) => ("unchanged", response),
         Ok(Some(patch)) => match response.with_patch(patch) {
             Ok(response) => ("protected", response),
@@ -291,6 +296,7 @@ async fn password_secrets(State(admission): State<Arc<Admission>>, Reviewed(requ
 async fn decide(
     admission: &Admission,
     request: &AdmissionRequest<Secret>,
+    origin: ReviewOrigin,
 ) -> Result<Option<json_patch::Patch>, Refusal> {
     let Some(secret) = request.object.as_ref() else { return Ok(None) };
     if secret.type_.as_deref() != Some(PASSWORD_SECRET_TYPE) {
@@ -299,7 +305,11 @@ async fn decide(
     }
     // Secrets that contain a hash cost nothing.
     let has_password = secret.data.as_ref().is_some_and(|data| data.contains_key(PASSWORD_KEY));
-    let _shares = if has_password { Some(admission.password_shares.take(request)?) } else { None };
+    let share = if has_password { Some(admission.password_shares.take(request, origin)?) } else { None };
+    let _turn = match &share {
+        Some(share) => Some(share.turn().await),
+        None => None,
+    };
     let mut safe = secret.clone();
     password_secret::protect(&mut safe, request.old_object.as_ref(), &admission.pool).await?;
     if safe == *secret {
@@ -344,10 +354,10 @@ mod tests {
         let seen = Arc::new(Seen::new(unreachable_client()));
         let enforcement =
             Enforcement::new(Arc::clone(&informers), Arc::clone(&seen), Arc::default(), Defaults::default());
+        let password_shares = PasswordShares::new(Arc::clone(&informers), 1);
         let hints = Hints::new(unreachable_client(), informers, seen, Arc::default());
         let origin = WebhookOrigin::new(Arc::new(ArcSwap::from_pointee(authorities.clone())));
         let parser = Parser::default();
-        let password_shares = PasswordShares::default();
         router(Admission { pool, password_shares, guard, namespaces, enforcement, hints, parser, metrics }, origin)
     }
 
