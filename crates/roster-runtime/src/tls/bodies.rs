@@ -17,7 +17,7 @@ use roster_credentials::network::network_of;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout_at};
 
-use super::connections::Connection;
+use super::connections::{Connection, Standing};
 use super::network_permits::{NetworkShare, NetworkShares};
 use super::peer::Peer;
 
@@ -29,8 +29,9 @@ const BODY_TIMEOUT: Duration = Duration::from_secs(5);
 pub struct BodyLimits {
     /// Maximum size of one body, in bytes.
     pub max_bytes: usize,
-    /// Bodies that one peer may be sending concurrently. A network with proven connections of kube-apiserver is not
-    /// limited, because TokenReview requests do not prove by themselves that they come from kube-apiserver.
+    /// Bodies that one peer may be sending concurrently. An address with proven connections of kube-apiserver is not
+    /// limited, because TokenReview requests do not prove by themselves that they come from kube-apiserver. Calling code
+    /// gives its unproven connections a budget of their own.
     pub max_per_peer: usize,
     /// The same for all peers of one site.
     pub max_per_site: usize,
@@ -123,7 +124,7 @@ impl BodyReader {
 
     fn permit_for(&self, request: &Request) -> Result<Option<NetworkShare>, BodyError> {
         let connection = request.extensions().get::<Arc<Connection>>();
-        if connection.is_some_and(|connection| connection.network_has_api_server()) {
+        if connection.is_some_and(|connection| connection.standing() != Standing::Unknown) {
             return Ok(None);
         }
         let peer = request.extensions().get::<Arc<Peer>>().ok_or(BodyError::UnknownPeer)?;

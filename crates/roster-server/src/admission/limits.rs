@@ -16,7 +16,7 @@ pub const REVIEWS: NetworkPermitLimits = NetworkPermitLimits { total: 64, direct
 pub const WAITING: NetworkPermitLimits =
     NetworkPermitLimits { total: 1024, direct: 768, of_network: 640, of_site: 640 };
 
-/// How long a review from a network of kube-apiserver waits for a permit.
+/// How long a review of kube-apiserver waits for a permit.
 const PERMIT_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Maximum time for one review that can deny a request, including the time to read it. kube-apiserver gives up after
