@@ -1,5 +1,6 @@
 //! Authenticates requests by the front proxy's certificate and headers, or by a bearer token.
 
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -206,14 +207,29 @@ pub(super) struct Judgement {
     pub(super) expires: Option<Timestamp>,
 }
 
-/// The credential of a request, which can be judged again while the response lasts.
+/// The credential of a request, which can be judged again while the response lasts. Its `Debug` output contains nothing of
+/// the credential.
 #[derive(Clone)]
 pub struct RequestCredential {
     authenticator: Arc<Authenticator>,
     presented: Arc<Presented>,
 }
 
+impl fmt::Debug for RequestCredential {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("RequestCredential").finish_non_exhaustive()
+    }
+}
+
 impl RequestCredential {
+    /// Returns the credential of a caller that kube-apiserver has authenticated.
+    #[cfg(test)]
+    pub(super) fn for_test(authenticator: Authenticator, caller: Caller) -> Self {
+        let source = RequestNetwork::new([127, 0, 0, 1].into(), Standing::ApiServer);
+        let presented = Presented::Identity { caller, source };
+        Self { authenticator: Arc::new(authenticator), presented: Arc::new(presented) }
+    }
+
     /// Judges the credential as that of a new request.
     ///
     /// # Errors
