@@ -30,7 +30,7 @@ use roster_runtime::tls::listener::{self, Port};
 use roster_runtime::tls::origin::WebhookOrigin;
 use roster_runtime::tls::{api_servers, trust};
 use roster_server::admission::guard::Guard;
-use roster_server::admission::limits::PasswordShares;
+use roster_server::admission::password_shares::PasswordShares;
 use roster_server::admission::quota::enforcement::Enforcement;
 use roster_server::admission::quota::hints::Hints;
 use roster_server::admission::quota::namespaces::NamespaceCount;
@@ -182,7 +182,7 @@ impl Replica {
         let (seen, permits) = (Arc::new(Seen::new(client.clone())), Arc::new(WaitPermits::default()));
         Admission {
             pool: pool.clone(),
-            password_shares: PasswordShares::default(),
+            password_shares: PasswordShares::new(Arc::clone(informers), config.hashing.slots()),
             guard,
             namespaces: NamespaceCount::new(client.clone(), &config.namespace, Arc::clone(informers)),
             enforcement: Enforcement::new(

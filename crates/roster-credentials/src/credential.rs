@@ -125,7 +125,8 @@ impl Credential {
         }
     }
 
-    /// Sets a new password, keeps up to `history` previous ones, and revokes the invitation.
+    /// Sets a new password, keeps up to `history` previous ones, and revokes the invitation and a seed of a second factor
+    /// that is not confirmed yet: its owner could otherwise be someone who knew the previous password.
     pub fn set_password(&mut self, hash: PasswordHash, set_by: SetBy, history: usize, now: Timestamp) {
         if let Some(before) = self.hash.replace(hash) {
             self.history.insert(0, before);
@@ -133,6 +134,7 @@ impl Credential {
         self.history.truncate(history);
         self.set_by = Some(set_by);
         self.invitation = None;
+        self.second_factor = self.second_factor.take().filter(|factor| factor.confirmed.is_some());
         // They were guesses of the previous password, and its sessions end.
         self.failed.clear_sessions();
         let second = Timestamp::from_second(now.as_second()).expect("now is within range");
@@ -167,6 +169,19 @@ mod tests {
         assert_eq!(credential.invitation, None);
         assert_eq!(credential.history, [hash('c'), hash('b')]);
         assert_eq!(credential.used(1).cloned().collect::<Vec<_>>(), [hash('d'), hash('c')]);
+    }
+
+    #[test]
+    fn a_new_password_drops_a_second_factor_that_is_not_confirmed() {
+        let now = Timestamp::from_second(1_800_000_000).unwrap();
+        let sealer = crate::seal::Sealer::new(&[0; 32]).unwrap();
+        for confirmed in [None, Some(now)] {
+            let mut factor = SecondFactor::create(&sealer);
+            factor.confirmed = confirmed;
+            let mut credential = Credential { second_factor: Some(factor.clone()), ..Credential::default() };
+            credential.set_password(hash('a'), SetBy::Other, 2, now);
+            assert_eq!(credential.second_factor, Some(factor).filter(|_| confirmed.is_some()));
+        }
     }
 
     #[test]

@@ -36,7 +36,7 @@ pub struct TokenAuthenticator {
 /// kube-apiserver a request.
 const LOOKUPS: NetworkPermitLimits = NetworkPermitLimits { total: 64, direct: 48, of_network: 24, of_site: 36 };
 
-/// How long a request from a network of kube-apiserver waits for a look-up permit.
+/// How long a request from an address of kube-apiserver waits for a look-up permit.
 const LOOKUP_WAIT: Duration = Duration::from_secs(2);
 
 /// An authenticated bearer.
@@ -66,7 +66,7 @@ pub enum TokenVerdict {
 /// State of a credential that is known by its ID only.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum CredentialState {
-    /// Not Roster's, or a token from before IDs described the session.
+    /// Not Roster's, or a token from before IDs described the session. Never an API key.
     Unknown,
     /// Ended, or not accepted at the moment.
     Ended,
@@ -131,7 +131,7 @@ impl TokenAuthenticator {
             return Ok(self.bearer_of_session(uid, session).map_or(CredentialState::Ended, |_| valid));
         }
         let Some(name) = credential_ids(extra, API_KEY_CREDENTIAL).next() else { return Ok(CredentialState::Unknown) };
-        let Some(uid) = self.uid_of(presented) else { return Ok(CredentialState::Unknown) };
+        let Some(uid) = self.uid_of(presented) else { return Ok(CredentialState::Ended) };
         let found = self.find_key(&uid, |key| key.name == name, source).await?;
         Ok(found.map_or(CredentialState::Ended, |(_, key)| CredentialState::Valid { expires: key.expires }))
     }
@@ -233,6 +233,7 @@ mod tests {
 
     use super::*;
     use crate::logins::audiences::Audiences;
+    use crate::tls::connections::Standing;
 
     fn token_authenticator(client: Client, informers: &Arc<Informers>) -> TokenAuthenticator {
         let keys = Arc::new(ArcSwap::from_pointee(
@@ -264,7 +265,7 @@ mod tests {
     }
 
     fn foreign_network(last: u8) -> RequestNetwork {
-        RequestNetwork::new([192, 0, 2, last].into(), false)
+        RequestNetwork::new([192, 0, 2, last].into(), Standing::Unknown)
     }
 
     #[tokio::test]
@@ -296,6 +297,23 @@ mod tests {
         }
     }
 
+    /// The User may have been deleted, or kube-apiserver may have cached the review from before a rename.
+    #[tokio::test]
+    async fn a_key_of_an_unknown_user_has_ended() {
+        let refuse = tower::service_fn(async |_: axum::http::Request<kube::client::Body>| {
+            Err::<axum::http::Response<kube::client::Body>, _>(std::io::Error::other("connection refused"))
+        });
+        let informers = Arc::new(Informers::new(false, Arc::default()));
+        let token_authenticator = token_authenticator(Client::new(refuse, "default"), &informers);
+        let extra_of = |id: &str| [(crate::informers::callers::CREDENTIAL_ID.to_owned(), vec![id.to_owned()])].into();
+        for (id, state) in [("APIKey=ci", CredentialState::Ended), ("X509SHA256=0", CredentialState::Unknown)] {
+            let extra = extra_of(id);
+            let presented = informers.presented("jane", "u-1", &extra);
+            let judged = token_authenticator.judge_by_id(presented, &extra, foreign_network(1)).await;
+            assert_eq!(judged.unwrap(), state, "{id}");
+        }
+    }
+
     /// Made-up keys must not use up the look-ups that kube-apiserver's TokenReviews need.
     #[tokio::test]
     async fn look_ups_of_invalid_keys_are_limited_per_network() {
@@ -324,9 +342,9 @@ mod tests {
         assert_eq!(look_up(foreign_network(1), LOOKUPS.total).await, LOOKUPS.of_network);
         assert_eq!(look_up(foreign_network(2), LOOKUPS.total).await, LOOKUPS.of_site - LOOKUPS.of_network);
         assert_eq!(look_up(foreign_network(3), 1).await, 0);
-        let elsewhere = RequestNetwork::new([198, 51, 100, 1].into(), false);
+        let elsewhere = RequestNetwork::new([198, 51, 100, 1].into(), Standing::Unknown);
         assert_eq!(look_up(elsewhere, LOOKUPS.total).await, LOOKUPS.direct - LOOKUPS.of_site);
-        let api_server = RequestNetwork::new([192, 0, 2, 9].into(), true);
+        let api_server = RequestNetwork::new([192, 0, 2, 9].into(), Standing::ApiServer);
         assert_eq!(look_up(api_server, LOOKUPS.total - LOOKUPS.direct).await, LOOKUPS.total - LOOKUPS.direct);
     }
 }

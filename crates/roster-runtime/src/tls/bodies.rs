@@ -6,31 +6,42 @@
 //!
 //! The budget is charged by `Content-Length`, or by the size limit if there is none, until the request is answered:
 //! what is parsed out of a body stays in memory that long.
+//!
+//! hyper closes a connection if a response is sent before the request's body is read. Its client may then see a reset
+//! instead of the response. So a reader can discard the rest of a body that it refuses.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::body::{Body, HttpBody, to_bytes};
+use axum::body::{Body, Bytes, HttpBody};
 use axum::extract::Request;
-use http_body_util::LengthLimitError;
+use http_body_util::{BodyExt, LengthLimitError, Limited};
 use roster_credentials::network::network_of;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout_at};
 
-use super::connections::Connection;
+use super::connections::{Connection, Standing};
 use super::network_permits::{NetworkShare, NetworkShares};
 use super::peer::Peer;
 
 /// Timeout for reading a body, including the wait for the budget.
 const BODY_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// How much longer than [`BODY_TIMEOUT`] the rest of a refused body is read.
+const DISCARD_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Maximum number of bytes of a refused body that are read and discarded. A review of kube-apiserver contains an object
+/// of up to 3 MiB twice, and is sent as JSON.
+const MAX_DISCARDED: usize = 16 * 1024 * 1024;
+
 /// Limits on request bodies.
 #[derive(Clone, Copy, Debug)]
 pub struct BodyLimits {
     /// Maximum size of one body, in bytes.
     pub max_bytes: usize,
-    /// Bodies that one peer may be sending concurrently. A network with proven connections of kube-apiserver is not
-    /// limited, because TokenReview requests do not prove by themselves that they come from kube-apiserver.
+    /// Bodies that one peer may be sending concurrently. An address with proven connections of kube-apiserver is not
+    /// limited, because TokenReview requests do not prove by themselves that they come from kube-apiserver. Calling code
+    /// gives its unproven connections a budget of their own.
     pub max_per_peer: usize,
     /// The same for all peers of one site.
     pub max_per_site: usize,
@@ -71,6 +82,7 @@ pub struct BodyReader {
     timeout: Duration,
     peers: NetworkShares,
     budget: Arc<Semaphore>,
+    discards: bool,
 }
 
 impl BodyReader {
@@ -78,7 +90,14 @@ impl BodyReader {
     pub fn new(limits: BodyLimits) -> Self {
         let peers = NetworkShares::new(limits.max_per_peer, limits.max_per_site);
         let budget = Arc::new(Semaphore::new(limits.budget));
-        Self { limits, timeout: BODY_TIMEOUT, peers, budget }
+        Self { limits, timeout: BODY_TIMEOUT, peers, budget, discards: false }
+    }
+
+    /// Reads and discards the rest of bodies that are refused, up to a size and time. For clients that must get the
+    /// response: kube-apiserver reports the URL of a webhook, with its secret path, if the connection is reset.
+    #[must_use]
+    pub fn discarding(self) -> Self {
+        Self { discards: true, ..self }
     }
 
     /// Reads the body. Returns the request with it and its share of the budget, to be held until the request is
@@ -87,8 +106,13 @@ impl BodyReader {
     /// # Errors
     /// If a limit is reached, the body is too large, or it takes too long.
     pub async fn read(&self, request: Request) -> Result<(Request, OwnedSemaphorePermit), BodyError> {
-        let _sending = self.permit_for(&request)?;
-        self.read_within_budget(request).await
+        match self.permit_for(&request) {
+            Ok(_sending) => self.read_within_budget(request).await,
+            Err(error) => {
+                self.discard(&mut request.into_body(), Instant::now() + self.timeout).await;
+                Err(error)
+            }
+        }
     }
 
     /// Like [`BodyReader::read`], but without the limits per peer: for requests that the calling code limits itself.
@@ -96,24 +120,59 @@ impl BodyReader {
     /// # Errors
     /// As [`BodyReader::read`].
     pub async fn read_within_budget(&self, request: Request) -> Result<(Request, OwnedSemaphorePermit), BodyError> {
+        let deadline = Instant::now() + self.timeout;
+        let length = length(&request);
+        let (parts, mut body) = request.into_parts();
+        match self.read_body(&mut body, length, deadline).await {
+            Ok((body, budget)) => Ok((Request::from_parts(parts, Body::from(body)), budget)),
+            Err(error) => {
+                if matches!(error, BodyError::TooLarge(_) | BodyError::Saturated) {
+                    self.discard(&mut body, deadline).await;
+                }
+                Err(error)
+            }
+        }
+    }
+
+    async fn read_body(
+        &self,
+        body: &mut Body,
+        length: Option<usize>,
+        deadline: Instant,
+    ) -> Result<(Bytes, OwnedSemaphorePermit), BodyError> {
         let max = self.limits.max_bytes;
-        let length = length(&request).unwrap_or(max);
+        let length = length.unwrap_or(max);
         if length > max {
             return Err(BodyError::TooLarge(max));
         }
-        let deadline = Instant::now() + self.timeout;
         // Never wait for more than the whole budget, whatever the limits are.
         let charge = if length <= self.limits.free_bytes { 0 } else { length.min(self.limits.budget) };
         let charge = u32::try_from(charge).unwrap_or(u32::MAX);
         let budget = timeout_at(deadline, Arc::clone(&self.budget).acquire_many_owned(charge)).await;
         let Ok(Ok(budget)) = budget else { return Err(BodyError::Saturated) };
-        let (parts, body) = request.into_parts();
-        match timeout_at(deadline, to_bytes(body, max)).await {
-            Ok(Ok(body)) => Ok((Request::from_parts(parts, Body::from(body)), budget)),
-            Ok(Err(error)) if is_too_long(&error) => Err(BodyError::TooLarge(max)),
+        match timeout_at(deadline, Limited::new(body, max).collect()).await {
+            Ok(Ok(body)) => Ok((body.to_bytes(), budget)),
+            Ok(Err(error)) if error.is::<LengthLimitError>() => Err(BodyError::TooLarge(max)),
             Ok(Err(_)) => Err(BodyError::Broken),
             Err(_) => Err(BodyError::TooSlow),
         }
+    }
+
+    /// Discards the rest of a refused body, until [`DISCARD_TIMEOUT`] after the deadline for reading it.
+    async fn discard(&self, body: &mut Body, deadline: Instant) {
+        if !self.discards {
+            return;
+        }
+        let rest = async {
+            let mut left = MAX_DISCARDED;
+            while let Some(Ok(frame)) = body.frame().await {
+                let length = frame.data_ref().map_or(0, Bytes::len);
+                let Some(rest) = left.checked_sub(length) else { return };
+                left = rest;
+            }
+        };
+        // If it takes too long, the response is sent anyway.
+        let _ = timeout_at(deadline + DISCARD_TIMEOUT, rest).await;
     }
 
     /// Returns the free bytes of the budget.
@@ -123,7 +182,7 @@ impl BodyReader {
 
     fn permit_for(&self, request: &Request) -> Result<Option<NetworkShare>, BodyError> {
         let connection = request.extensions().get::<Arc<Connection>>();
-        if connection.is_some_and(|connection| connection.network_has_api_server()) {
+        if connection.is_some_and(|connection| connection.standing() != Standing::Unknown) {
             return Ok(None);
         }
         let peer = request.extensions().get::<Arc<Peer>>().ok_or(BodyError::UnknownPeer)?;
@@ -136,15 +195,11 @@ pub fn length(request: &Request) -> Option<usize> {
     request.body().size_hint().exact().map(|length| usize::try_from(length).unwrap_or(usize::MAX))
 }
 
-fn is_too_long(error: &axum::Error) -> bool {
-    std::error::Error::source(error).is_some_and(<dyn std::error::Error>::is::<LengthLimitError>)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use axum::body::Bytes;
-    use futures::stream;
+    use axum::body::to_bytes;
+    use futures::{StreamExt, stream};
 
     const LIMITS: BodyLimits =
         BodyLimits { max_bytes: 100, max_per_peer: 2, max_per_site: 3, budget: 150, free_bytes: 0 };
@@ -231,5 +286,50 @@ mod tests {
         let silent = Body::from_stream(stream::pending::<Result<Bytes, std::io::Error>>());
         assert_eq!(reader.read(request(1, silent)).await.map(drop).unwrap_err(), BodyError::TooSlow);
         assert_eq!(reader.budget.available_permits(), LIMITS.budget);
+    }
+
+    /// Returns a body of chunks, and the number of chunks that were read.
+    fn counted(chunks: usize, size: usize) -> (Body, Arc<std::sync::atomic::AtomicUsize>) {
+        let read = Arc::new(std::sync::atomic::AtomicUsize::new(0));
+        let count = Arc::clone(&read);
+        let chunk = Bytes::from(vec![b'x'; size]);
+        let chunks = stream::iter(0..chunks).map(move |_| {
+            count.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+            Ok::<_, std::io::Error>(chunk.clone())
+        });
+        (Body::from_stream(chunks), read)
+    }
+
+    /// Otherwise hyper would reset the connection, and kube-apiserver would report the URL.
+    #[tokio::test]
+    async fn refused_bodies_are_discarded_for_clients_that_must_get_the_response() {
+        let read = |count: &std::sync::atomic::AtomicUsize| count.load(std::sync::atomic::Ordering::Relaxed);
+        let (body, count) = counted(50, 30);
+        assert!(BodyReader::new(LIMITS).read(request(1, body)).await.is_err());
+        assert!(read(&count) < 50, "others get no such service");
+        let reader = BodyReader::new(LIMITS).discarding();
+        let (body, count) = counted(50, 30);
+        assert_eq!(reader.read(request(1, body)).await.map(drop).unwrap_err(), BodyError::TooLarge(100));
+        assert_eq!(read(&count), 50);
+        let silent = || Body::from_stream(stream::pending::<Result<Bytes, std::io::Error>>());
+        let mut sending: Vec<_> = (0..2).map(|_| Box::pin(reader.read(request(1, silent())))).collect();
+        for sent in &mut sending {
+            assert!(futures::poll!(sent).is_pending());
+        }
+        let (body, count) = counted(50, 30);
+        assert_eq!(reader.read(request(1, body)).await.map(drop).unwrap_err(), BodyError::TooManyOfPeer);
+        assert_eq!(read(&count), 50);
+        let (body, count) = counted(50, 1024 * 1024);
+        assert!(reader.read(request(1, body)).await.is_err());
+        assert!(read(&count) <= 17, "at most 16 MiB");
+    }
+
+    #[tokio::test]
+    async fn discarding_ends_with_the_time_limit() {
+        let reader = BodyReader { timeout: Duration::ZERO, ..BodyReader::new(LIMITS).discarding() };
+        let rest =
+            stream::iter([Ok(Bytes::from(vec![b'x'; 101]))]).chain(stream::pending::<Result<_, std::io::Error>>());
+        let refused = tokio::time::timeout(Duration::from_secs(5), reader.read(request(1, Body::from_stream(rest))));
+        assert!(refused.await.expect("it gives up").is_err());
     }
 }

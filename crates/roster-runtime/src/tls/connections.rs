@@ -8,16 +8,17 @@
 //!
 //! Connections that are not proven to be kube-apiserver's share a part of the table, so slots always remain for
 //! kube-apiserver, whose connections are never evicted. The path of a webhook can leak, so it proves this only together
-//! with the address: the network holds a connection with the certificate, did so recently, or is in the EndpointSlice of
-//! kube-apiserver. Behind a proxy, its address may be unknown. So connections with a path are evicted last, and have a
-//! few slots of their own. When the table is full, connections whose clients do not read are evicted first, then
+//! with the address: it holds a connection with the certificate, or is in the EndpointSlice of kube-apiserver. Limits
+//! count networks, but what kube-apiserver is granted counts for its exact address: others may use the rest of a network.
+//! Behind a proxy, its address may be unknown. So connections with a path are evicted last, and have a few slots of their
+//! own. When the table is full, connections whose clients do not read are evicted first, then
 //! idle ones: closing one loses no work, and HTTP clients reconnect. Busy ones are evicted last, and only for a site,
 //! or a network of the same site, that holds fewer connections.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::IpAddr;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -27,46 +28,26 @@ use tokio_util::sync::CancellationToken;
 
 use super::activity::{Activity, ActivityState};
 pub use super::connection_limits::{ConnectionLimits, LIMITS, PROBE_LIMITS};
+pub use super::connection_trust::{Standing, Trust};
 use crate::metrics::CounterBy;
 
-/// How long slots stay reserved for a network after its last proven connection of kube-apiserver, which closes idle
-/// connections after 90 s. The network has no other privilege by then: its address may have a new owner.
+/// How long slots stay reserved for an address after its last connection with kube-apiserver's certificate, which closes
+/// idle connections after 90 s. It has no other privilege by then, because it may have a new owner, who must not be able
+/// to renew the reservation with a path.
 const RESERVATION_TTL: Duration = Duration::from_secs(3600);
 
 /// Maximum number of eviction candidates that one search finds.
 const CANDIDATES: usize = 64;
 
-/// What a client has proven on a connection.
-#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
-#[repr(u8)]
-pub enum Trust {
-    /// Nothing yet.
-    Anonymous,
-    /// A request had a valid bearer token.
-    Authenticated,
-    /// A request had the path of a webhook, which kube-apiserver knows. Others may have learned it.
-    Webhook,
-    /// The client is kube-apiserver.
-    ApiServer,
-}
-
-impl Trust {
-    const fn from_u8(value: u8) -> Self {
-        match value {
-            0 => Self::Anonymous,
-            1 => Self::Authenticated,
-            2 => Self::Webhook,
-            _ => Self::ApiServer,
-        }
-    }
-}
-
 /// One connection; an extension of each request on it.
 #[derive(Debug)]
 pub struct Connection {
     id: u64,
+    address: IpAddr,
     network: IpNet,
     trust: AtomicU8,
+    /// Whether the client has presented kube-apiserver's certificate.
+    is_certified: AtomicBool,
     activity: Arc<Activity>,
     evicted: CancellationToken,
     table: Arc<ConnectionTable>,
@@ -78,17 +59,32 @@ impl Connection {
         Trust::from_u8(self.trust.load(Ordering::Acquire))
     }
 
-    /// Raises the trust in the connection, from [`Trust::Webhook`] to [`Trust::ApiServer`] if its address is one of
-    /// kube-apiserver. It never falls: each request is authorized separately anyway.
+    /// Raises the trust in the connection: to [`Trust::ApiServer`] for a certificate, and also for the path of a webhook
+    /// if its address is one of kube-apiserver. It never falls: each request is authorized separately anyway.
     pub fn mark(&self, trust: Trust) {
-        if self.trust() < trust {
+        let current = self.trust();
+        let may_rise = match trust {
+            Trust::ApiServer => !self.is_certified(),
+            // The address may have become known.
+            Trust::Webhook => current <= trust,
+            Trust::Anonymous | Trust::Authenticated => current < trust,
+        };
+        if may_rise {
             self.table.promote(self, trust);
         }
     }
 
-    /// Whether its network currently holds proven connections of kube-apiserver, possibly including this one.
-    pub fn network_has_api_server(&self) -> bool {
-        self.trust() == Trust::ApiServer || self.table.state().has_api_server(&self.network)
+    fn is_certified(&self) -> bool {
+        self.is_certified.load(Ordering::Acquire)
+    }
+
+    /// Returns which limits apply to its requests.
+    pub fn standing(&self) -> Standing {
+        if self.trust() == Trust::ApiServer {
+            return Standing::ApiServer;
+        }
+        let has_api_server = self.table.state().has_api_server(&self.address);
+        if has_api_server { Standing::AtApiServerAddress } else { Standing::Unknown }
     }
 
     /// Returns the network that the connection counts towards.
@@ -135,7 +131,7 @@ impl Drop for OpenConnection {
 /// Counts indexed by [`Trust`].
 type ByTrust = [usize; 4];
 
-/// Unproven connections of networks without reserved slots.
+/// Unproven connections of addresses without reserved slots.
 #[derive(Debug)]
 struct Unreserved {
     all: usize,
@@ -148,6 +144,14 @@ struct Unreserved {
 struct Network {
     held: ByTrust,
     open: BTreeMap<u64, Arc<Connection>>,
+}
+
+/// The connections of one address.
+#[derive(Debug, Default)]
+struct Address {
+    held: ByTrust,
+    /// Connections with kube-apiserver's certificate.
+    certified: usize,
 }
 
 /// Ids of connections to evict next, so that a full table is not searched for each new connection.
@@ -164,12 +168,13 @@ struct State {
     /// By id, the oldest first.
     open: BTreeMap<u64, Arc<Connection>>,
     networks: HashMap<IpNet, Network>,
+    addresses: HashMap<IpAddr, Address>,
     /// Connections of each site that are not proven to be kube-apiserver's.
     sites: HashMap<IpNet, usize>,
-    /// Networks of kube-apiserver: when a connection was last proven, or the last proven one ended.
-    api_servers: HashMap<IpNet, Instant>,
-    /// Networks from which kube-apiserver is expected.
-    expected: HashSet<IpNet>,
+    /// Addresses of kube-apiserver: when a connection last presented its certificate, or the last such one ended.
+    api_servers: HashMap<IpAddr, Instant>,
+    /// Addresses from which kube-apiserver is expected.
+    expected: HashSet<IpAddr>,
     total: ByTrust,
     closing: usize,
     candidates: Candidates,
@@ -180,37 +185,63 @@ impl State {
         self.networks.get(network).map(|network| network.held).unwrap_or_default()
     }
 
-    /// Whether the network holds proven connections of kube-apiserver.
-    fn has_api_server(&self, network: &IpNet) -> bool {
-        self.held(network)[Trust::ApiServer as usize] > 0
+    fn held_at(&self, address: &IpAddr) -> ByTrust {
+        self.addresses.get(address).map(|address| address.held).unwrap_or_default()
     }
 
-    /// Whether slots are reserved for the network, because kube-apiserver uses it, recently did, or is expected to.
-    fn is_reserved(&self, network: &IpNet) -> bool {
-        self.expected.contains(network)
-            || self.has_api_server(network)
-            || self.api_servers.get(network).is_some_and(|proven| proven.elapsed() < RESERVATION_TTL)
+    /// Whether kube-apiserver is known to use the address now: the path of a webhook counts as a proof there.
+    fn is_home(&self, address: &IpAddr) -> bool {
+        let is_certified = || self.addresses.get(address).is_some_and(|address| address.certified > 0);
+        self.expected.contains(address) || is_certified()
     }
 
-    /// Records that the network had a proven connection of kube-apiserver just now.
-    fn reserve_for_api_server(&mut self, network: IpNet) {
-        self.api_servers.insert(network, Instant::now());
-        let networks = &self.networks;
-        let has_proven =
-            |network: &IpNet| networks.get(network).is_some_and(|network| network.held[Trust::ApiServer as usize] > 0);
-        self.api_servers.retain(|network, proven| proven.elapsed() < RESERVATION_TTL || has_proven(network));
+    /// Whether the address holds proven connections of kube-apiserver.
+    fn has_api_server(&self, address: &IpAddr) -> bool {
+        self.is_home(address) && self.held_at(address)[Trust::ApiServer as usize] > 0
     }
 
-    /// Counts unproven connections of networks without reserved slots. Networks with reserved slots are left out: their
-    /// connections are never evicted, so they must not use up the slots of others either.
-    fn unreserved(&self) -> Unreserved {
-        let expected = self.expected.iter().filter(|network| !self.api_servers.contains_key(*network));
-        let reserved = self.api_servers.keys().chain(expected).filter(|network| self.is_reserved(network));
-        let [anonymous, authenticated, webhooks, _] = reserved.fold(self.total, |total, network| {
-            let held = self.held(network);
+    /// Whether slots are reserved for the address, because kube-apiserver uses it, recently did, or is expected to.
+    fn is_reserved(&self, address: &IpAddr) -> bool {
+        let is_recent = |proven: &Instant| proven.elapsed() < RESERVATION_TTL;
+        self.is_home(address) || self.api_servers.get(address).is_some_and(is_recent)
+    }
+
+    /// Records that the address had a connection with kube-apiserver's certificate just now.
+    fn reserve_for_api_server(&mut self, address: IpAddr) {
+        self.api_servers.insert(address, Instant::now());
+        let addresses = &self.addresses;
+        let is_certified = |address: &IpAddr| addresses.get(address).is_some_and(|address| address.certified > 0);
+        self.api_servers.retain(|address, proven| proven.elapsed() < RESERVATION_TTL || is_certified(address));
+    }
+
+    /// Returns the addresses with reserved slots.
+    fn reserved(&self) -> impl Iterator<Item = &IpAddr> {
+        let expected = self.expected.iter().filter(|address| !self.api_servers.contains_key(*address));
+        self.api_servers.keys().chain(expected).filter(|address| self.is_reserved(address))
+    }
+
+    /// Subtracts the connections of addresses with reserved slots. They are left out of the limits of others: they are
+    /// never evicted, so they must not use up the slots of others either.
+    fn without_reserved(&self, total: ByTrust, is_counted: impl Fn(&IpAddr) -> bool) -> ByTrust {
+        self.reserved().filter(|address| is_counted(address)).fold(total, |total, address| {
+            let held = self.held_at(address);
             std::array::from_fn(|trust| total[trust] - held[trust])
-        });
+        })
+    }
+
+    /// Counts unproven connections of addresses without reserved slots.
+    fn unreserved(&self) -> Unreserved {
+        let [anonymous, authenticated, webhooks, _] = self.without_reserved(self.total, |_| true);
         Unreserved { all: anonymous + authenticated + webhooks, authenticated, webhooks }
+    }
+
+    /// Counts the connections that share the limits of a network with those of `address`.
+    fn held_with(&self, address: &IpAddr) -> ByTrust {
+        if self.is_reserved(address) {
+            return self.held_at(address);
+        }
+        let network = network_of(*address);
+        self.without_reserved(self.held(&network), |address| network_of(*address) == network)
     }
 
     /// Counts the network's connections that are not proven to be kube-apiserver's.
@@ -235,6 +266,9 @@ impl State {
         let network = self.networks.entry(connection.network).or_default();
         network.held[trust] += 1;
         network.open.insert(connection.id, Arc::clone(connection));
+        let address = self.addresses.entry(connection.address).or_default();
+        address.held[trust] += 1;
+        address.certified += usize::from(connection.is_certified());
         self.total[trust] += 1;
         if connection.trust() < Trust::ApiServer {
             *self.sites.entry(site_of(connection.network)).or_default() += 1;
@@ -247,10 +281,18 @@ impl State {
         let connection = self.open.remove(&id)?;
         let trust = connection.trust() as usize;
         self.total[trust] -= 1;
-        if connection.trust() == Trust::ApiServer {
-            self.reserve_for_api_server(connection.network);
-        } else {
+        if connection.trust() < Trust::ApiServer {
             self.leave_site(site_of(connection.network));
+        }
+        if let Some(address) = self.addresses.get_mut(&connection.address) {
+            address.held[trust] -= 1;
+            address.certified -= usize::from(connection.is_certified());
+            if address.held == ByTrust::default() {
+                self.addresses.remove(&connection.address);
+            }
+        }
+        if connection.is_certified() {
+            self.reserve_for_api_server(connection.address);
         }
         if let Some(network) = self.networks.get_mut(&connection.network) {
             network.held[trust] -= 1;
@@ -277,10 +319,16 @@ impl State {
         connection.evicted.cancel();
     }
 
-    /// Returns the network's anonymous connection that has been stalled, or else idle, the longest.
-    fn idle_of(&self, network: &IpNet) -> Option<u64> {
-        let of_network = self.networks.get(network)?.open.values();
+    /// Returns the anonymous connection that has been stalled, or else idle, the longest, of those that share the limits
+    /// of a network with those of `address`.
+    fn idle_with(&self, address: &IpAddr) -> Option<u64> {
+        let is_reserved = self.is_reserved(address);
+        let shares_limits = |connection: &Connection| {
+            connection.address == *address || !is_reserved && !self.is_reserved(&connection.address)
+        };
+        let of_network = self.networks.get(&network_of(*address))?.open.values();
         let anonymous = of_network.filter(|connection| connection.trust() == Trust::Anonymous);
+        let anonymous = anonymous.filter(|connection| shares_limits(connection));
         let keyed = anonymous.map(|connection| (connection.activity.state(), connection.id));
         let ((state, _), id) = keyed.min()?;
         (state < ActivityState::Busy).then_some(id)
@@ -320,7 +368,12 @@ impl State {
             }
             _ => false,
         };
-        !is_protected && !self.is_reserved(&connection.network)
+        !is_protected && self.is_unreserved(connection)
+    }
+
+    /// Whether a connection has no reserved slot, by its own proof or by its address.
+    fn is_unreserved(&self, connection: &Connection) -> bool {
+        connection.trust() < Trust::ApiServer && !self.is_reserved(&connection.address)
     }
 
     /// Finds the connections that are cheapest to evict, the cheapest last. Order of eviction: stalled, then idle, then
@@ -352,7 +405,7 @@ impl State {
 
     /// Returns the oldest evictable connection that `matches`.
     fn oldest(&self, mut matches: impl FnMut(&Connection) -> bool) -> Option<u64> {
-        let evictable = self.open.iter().filter(|(_, connection)| !self.is_reserved(&connection.network));
+        let evictable = self.open.iter().filter(|(_, connection)| self.is_unreserved(connection));
         evictable.into_iter().find(|(_, connection)| matches(connection)).map(|(id, _)| *id)
     }
 }
@@ -373,9 +426,9 @@ impl ConnectionTable {
 
     /// Adds a new anonymous connection, evicting another one if necessary. `None` if there is no slot.
     pub fn admit(self: &Arc<Self>, address: IpAddr) -> Option<OpenConnection> {
-        let network = network_of(address);
+        let (address, network) = (address.to_canonical(), network_of(address));
         let mut state = self.state();
-        match self.victim_for(&mut state, &network) {
+        match self.victim_for(&mut state, &address, &network) {
             Ok(None) => {}
             Ok(Some(victim)) => {
                 self.shed.inc("evicted");
@@ -388,8 +441,10 @@ impl ConnectionTable {
         }
         let connection = Arc::new(Connection {
             id: state.next_id,
+            address,
             network,
             trust: AtomicU8::new(Trust::Anonymous as u8),
+            is_certified: AtomicBool::new(false),
             activity: Arc::default(),
             evicted: CancellationToken::new(),
             table: Arc::clone(self),
@@ -399,18 +454,18 @@ impl ConnectionTable {
         Some(OpenConnection(connection))
     }
 
-    /// Returns the connection to evict for a new one of `network`, if any.
-    fn victim_for(&self, state: &mut State, network: &IpNet) -> Result<Option<u64>, TableFull> {
+    /// Returns the connection to evict for a new one of `address`, which belongs to `network`, if any.
+    fn victim_for(&self, state: &mut State, address: &IpAddr, network: &IpNet) -> Result<Option<u64>, TableFull> {
         let limits = &self.limits;
-        let [anonymous, ..] = state.held(network);
-        // A new connection of kube-apiserver is anonymous until its first request: its network has reserved slots.
-        let most = if state.has_api_server(network) {
+        let [anonymous, ..] = state.held_with(address);
+        // A new connection of kube-apiserver is anonymous until its first request: its address has reserved slots.
+        let most = if state.has_api_server(address) {
             limits.anonymous_of_api_server_network
         } else {
             limits.anonymous_of_network
         };
         let own_slots = if state.held(network)[Trust::Webhook as usize] > 0 { limits.webhooks } else { 0 };
-        let is_crowded = !state.is_reserved(network) && state.unreserved().all >= limits.untrusted + own_slots;
+        let is_crowded = !state.is_reserved(address) && state.unreserved().all >= limits.untrusted + own_slots;
         let is_full = state.open.len() >= limits.total || is_crowded;
         let may_have_more = anonymous < most;
         if may_have_more && !is_full {
@@ -420,7 +475,7 @@ impl ConnectionTable {
             return Err(TableFull);
         }
         let unreserved = if may_have_more { state.least_valuable(network, limits) } else { None };
-        let found = unreserved.or_else(|| state.idle_of(network));
+        let found = unreserved.or_else(|| state.idle_with(address));
         let found = found.or_else(|| {
             let oldest = || state.oldest(|connection| may_have_more || connection.network == *network);
             if limits.closes_oldest { oldest() } else { None }
@@ -430,14 +485,15 @@ impl ConnectionTable {
 
     /// Reserves slots for an address from which kube-apiserver is expected. Without a proof, it has no other privilege.
     pub fn expect_api_server(&self, address: IpAddr) {
-        self.state().expected.insert(network_of(address));
+        self.state().expected.insert(address.to_canonical());
     }
 
     fn promote(&self, connection: &Connection, trust: Trust) {
         let mut state = self.state();
-        let is_at_home = trust == Trust::Webhook && state.is_reserved(&connection.network);
+        let is_certified = trust == Trust::ApiServer;
+        let is_at_home = trust == Trust::Webhook && state.is_home(&connection.address);
         let trust = if is_at_home { Trust::ApiServer } else { trust };
-        let [_, authenticated, webhooks, _] = state.held(&connection.network);
+        let [_, authenticated, webhooks, _] = state.held_with(&connection.address);
         let is_full = match trust {
             Trust::Authenticated => authenticated >= self.limits.authenticated_of_network,
             Trust::Webhook => {
@@ -445,13 +501,15 @@ impl ConnectionTable {
             }
             Trust::Anonymous | Trust::ApiServer => false,
         };
-        if is_full || connection.trust() >= trust {
+        let is_news = connection.trust() < trust || is_certified && !connection.is_certified();
+        if is_full || !is_news {
             return;
         }
         let Some(connection) = state.remove(connection.id) else { return };
         connection.trust.store(trust as u8, Ordering::Release);
-        if trust == Trust::ApiServer {
-            state.reserve_for_api_server(connection.network);
+        if is_certified {
+            connection.is_certified.store(true, Ordering::Release);
+            state.reserve_for_api_server(connection.address);
         }
         state.add(&connection);
     }

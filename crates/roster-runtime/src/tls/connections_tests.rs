@@ -41,6 +41,11 @@ fn fill_by_site(table: &Arc<ConnectionTable>, site: u16, trust: Trust) -> Vec<(O
     admitted.collect()
 }
 
+/// Whether the connection's address currently holds proven connections of kube-apiserver.
+fn is_at_api_server(open: &OpenConnection) -> bool {
+    open.connection().standing() != Standing::Unknown
+}
+
 fn evicted(connections: &[(OpenConnection, InFlight)]) -> Vec<usize> {
     connections.iter().enumerate().filter(|(_, (open, _))| is_evicted(open)).map(|(at, _)| at).collect()
 }
@@ -267,9 +272,9 @@ fn a_network_recently_used_by_kube_apiserver_has_slots_and_no_other_privilege() 
     let api_server = table.admit(address(9)).unwrap();
     let beside = table.admit(address(9)).unwrap();
     api_server.connection().mark(Trust::ApiServer);
-    assert!(beside.connection().network_has_api_server());
+    assert!(is_at_api_server(&beside));
     drop(api_server);
-    assert!(!beside.connection().network_has_api_server(), "the address may belong to another client");
+    assert!(!is_at_api_server(&beside), "the address may belong to another client");
     let mut own = vec![beside];
     own.extend(fill(&table, 9, SMALL.anonymous_of_network));
     assert_eq!(own.iter().filter(|open| is_evicted(open)).count(), 1, "its limit is that of any other network");
@@ -284,7 +289,7 @@ fn slots_are_reserved_where_kube_apiserver_is_expected() {
     let _requests: Vec<_> = others.iter().map(busy).collect();
     let own: Vec<_> = (0..4).map(|_| table.admit(address(9)).expect("there is a reserved slot")).collect();
     assert!(!others.iter().chain(&own).any(is_evicted));
-    assert!(!own[0].connection().network_has_api_server(), "nothing is proven");
+    assert!(!is_at_api_server(&own[0]), "nothing is proven");
 }
 
 /// An owner of an IPv6 /48 has 65,536 networks.
@@ -352,7 +357,7 @@ fn the_path_of_a_webhook_alone_takes_no_reserved_slots() {
     let leaked = fill_by_site(&table, 1, Trust::Webhook);
     let proven = |(open, _): &&(OpenConnection, InFlight)| open.connection().trust() == Trust::Webhook;
     assert_eq!(leaked.iter().filter(proven).count(), SMALL.webhooks, "the others stay anonymous");
-    assert!(leaked.iter().all(|(open, _)| !open.connection().network_has_api_server()));
+    assert!(leaked.iter().all(|(open, _)| !is_at_api_server(open)));
     assert!(leaked.len() <= SMALL.untrusted + SMALL.webhooks);
     let guests = fill_by_site(&table, 2, Trust::Anonymous);
     assert!(guests.len() >= SMALL.untrusted / 3, "{} slots for others", guests.len());
@@ -385,10 +390,10 @@ fn connections_with_the_path_of_a_webhook_are_evicted_last_and_have_slots_of_the
 fn the_path_of_a_webhook_counts_as_a_proof_at_an_address_of_kube_apiserver() {
     for is_expected in [true, false] {
         let table = table();
+        let certified = table.admit(address(9)).unwrap();
         if is_expected {
             table.expect_api_server(address(9));
         } else {
-            let certified = table.admit(address(9)).unwrap();
             certified.connection().mark(Trust::ApiServer);
         }
         let (own, other) = (table.admit(address(9)).unwrap(), table.admit(address(1)).unwrap());
@@ -396,8 +401,71 @@ fn the_path_of_a_webhook_counts_as_a_proof_at_an_address_of_kube_apiserver() {
             open.connection().mark(Trust::Webhook);
         }
         assert_eq!((own.connection().trust(), other.connection().trust()), (Trust::ApiServer, Trust::Webhook));
-        assert!(own.connection().network_has_api_server() && !other.connection().network_has_api_server());
+        assert!(is_at_api_server(&own) && !is_at_api_server(&other));
     }
+}
+
+/// Another client may have an address in the same /64 as kube-apiserver.
+#[test]
+fn only_the_exact_address_of_kube_apiserver_is_reserved_and_exempt() {
+    let at = |host: u16| IpAddr::from(std::net::Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, host));
+    for is_expected in [true, false] {
+        let table = table();
+        if is_expected {
+            table.expect_api_server(at(1));
+        }
+        let own = table.admit(at(1)).unwrap();
+        own.connection().mark(if is_expected { Trust::Webhook } else { Trust::ApiServer });
+        assert_eq!(own.connection().trust(), Trust::ApiServer);
+        let (beside, neighbour) = (table.admit(at(1)).unwrap(), table.admit(at(2)).unwrap());
+        assert_eq!(beside.connection().standing(), Standing::AtApiServerAddress);
+        neighbour.connection().mark(Trust::Webhook);
+        assert_eq!(neighbour.connection().trust(), Trust::Webhook);
+        assert_eq!(neighbour.connection().standing(), Standing::Unknown);
+        // It neither uses up the slots of kube-apiserver's address, nor has them.
+        let idle = |address: IpAddr| {
+            let open = table.admit(address).expect("there is a slot");
+            drop(busy(&open));
+            open
+        };
+        let neighbours: Vec<_> = (0..SMALL.anonymous_of_network + 2).map(|_| idle(at(2))).collect();
+        assert_eq!(neighbours.iter().filter(|open| is_evicted(open)).count(), 2);
+        let own: Vec<_> = (1..SMALL.anonymous_of_api_server_network).map(|_| idle(at(1))).collect();
+        assert!(!own.iter().any(is_evicted) && !is_evicted(&beside));
+    }
+}
+
+/// The address may have a new owner, who has learned a path.
+#[test]
+fn a_path_does_not_renew_the_reservation_of_a_former_address() {
+    let table = table();
+    let certified = table.admit(address(9)).unwrap();
+    certified.connection().mark(Trust::ApiServer);
+    let beside = table.admit(address(9)).unwrap();
+    beside.connection().mark(Trust::Webhook);
+    assert_eq!(beside.connection().trust(), Trust::ApiServer);
+    drop(certified);
+    let reserved = table.state().api_servers[&address(9)];
+    std::thread::sleep(Duration::from_millis(2));
+    let later = table.admit(address(9)).unwrap();
+    later.connection().mark(Trust::Webhook);
+    assert_eq!(later.connection().trust(), Trust::Webhook, "no connection with the certificate is open");
+    assert_eq!(later.connection().standing(), Standing::Unknown);
+    drop((beside, later));
+    assert_eq!(table.state().api_servers[&address(9)], reserved);
+}
+
+/// kube-apiserver opens its connections in any order.
+#[test]
+fn a_connection_with_a_path_is_proven_once_its_address_is_known() {
+    let table = table();
+    let webhook = table.admit(address(9)).unwrap();
+    webhook.connection().mark(Trust::Webhook);
+    assert_eq!(webhook.connection().trust(), Trust::Webhook);
+    let certified = table.admit(address(9)).unwrap();
+    certified.connection().mark(Trust::ApiServer);
+    webhook.connection().mark(Trust::Webhook);
+    assert_eq!(webhook.connection().trust(), Trust::ApiServer);
 }
 
 #[derive(Clone, Debug)]
@@ -432,7 +500,7 @@ proptest! {
                     let before = others();
                     let address = IpAddr::from([192, 0, last % 3, last]);
                     let admitted = table.admit(address);
-                    let is_reserved = table.state().is_reserved(&network_of(address));
+                    let is_reserved = table.state().is_reserved(&address);
                     let has_webhook = table.state().held(&network_of(address))[Trust::Webhook as usize] > 0;
                     let slots = SMALL.untrusted + if has_webhook { SMALL.webhooks } else { 0 };
                     prop_assert!(is_reserved || others() <= before.max(slots));
@@ -451,6 +519,15 @@ proptest! {
             }
             let held: HashMap<_, _> = state.networks.iter().map(|(network, entry)| (*network, entry.held)).collect();
             prop_assert_eq!(&networks, &held);
+            let mut addresses: HashMap<IpAddr, (ByTrust, usize)> = HashMap::new();
+            for connection in state.open.values() {
+                let (held, certified) = addresses.entry(connection.address).or_default();
+                held[connection.trust() as usize] += 1;
+                *certified += usize::from(connection.is_certified());
+            }
+            let held: HashMap<_, _> =
+                state.addresses.iter().map(|(address, entry)| (*address, (entry.held, entry.certified))).collect();
+            prop_assert_eq!(&addresses, &held);
             for (network, entry) in &state.networks {
                 prop_assert_eq!(entry.open.len(), entry.held.iter().sum::<usize>());
                 prop_assert!(entry.open.values().all(|connection| connection.network == *network));
@@ -473,6 +550,7 @@ proptest! {
         drop(open);
         let state = table.state();
         prop_assert!(state.open.is_empty() && state.networks.is_empty() && state.sites.is_empty() && state.closing == 0);
+        prop_assert!(state.addresses.is_empty());
         prop_assert_eq!(state.total, ByTrust::default());
     }
 }

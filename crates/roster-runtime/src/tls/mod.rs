@@ -16,6 +16,7 @@ pub mod authority;
 pub mod bodies;
 pub mod certificates;
 mod connection_limits;
+mod connection_trust;
 pub mod connections;
 pub mod external;
 pub mod frames;

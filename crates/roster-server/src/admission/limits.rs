@@ -7,12 +7,7 @@ use axum::extract::{Request, State};
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
-use k8s_openapi::api::core::v1::Secret;
-use kube::core::admission::AdmissionRequest;
-use roster_runtime::operations::keyed_permits::{KeyedPermit, KeyedPermits};
 use roster_runtime::tls::network_permits::{NetworkPermitLimits, NetworkPermits, RequestNetwork};
-
-use super::password_secret::Refusal;
 
 /// Reviews in flight. Paths can leak, so a network that is not known to be kube-apiserver's leaves permits for others.
 pub const REVIEWS: NetworkPermitLimits = NetworkPermitLimits { total: 64, direct: 48, of_network: 40, of_site: 40 };
@@ -21,7 +16,7 @@ pub const REVIEWS: NetworkPermitLimits = NetworkPermitLimits { total: 64, direct
 pub const WAITING: NetworkPermitLimits =
     NetworkPermitLimits { total: 1024, direct: 768, of_network: 640, of_site: 640 };
 
-/// How long a review from a network of kube-apiserver waits for a permit.
+/// How long a review of kube-apiserver waits for a permit.
 const PERMIT_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Maximum time for one review that can deny a request, including the time to read it. kube-apiserver gives up after
@@ -30,9 +25,6 @@ pub const REVIEW_TIMEOUT: Duration = Duration::from_secs(7);
 
 /// Maximum time for a request that waits for quota. kube-apiserver ignores failures of these webhooks.
 pub const WAITING_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// Reviews of passwords in flight of one namespace, and of one requester: hashing is slow, and its queue is shared.
-const PASSWORD_REVIEWS_OF_ONE: usize = 16;
 
 /// Limits the number of reviews in flight.
 pub async fn bounded(State(permits): State<Arc<NetworkPermits>>, request: Request, next: Next) -> Response {
@@ -62,31 +54,6 @@ pub async fn retried(mut response: Response) -> Response {
     response
 }
 
-/// Shares of the reviews of passwords.
-pub struct PasswordShares {
-    namespaces: Arc<KeyedPermits<String>>,
-    requesters: Arc<KeyedPermits<String>>,
-}
-
-impl Default for PasswordShares {
-    fn default() -> Self {
-        let permits = || KeyedPermits::new(PASSWORD_REVIEWS_OF_ONE);
-        Self { namespaces: permits(), requesters: permits() }
-    }
-}
-
-impl PasswordShares {
-    /// Takes a part of the shares of the namespace and the requester.
-    ///
-    /// # Errors
-    /// If one of them is used up.
-    pub fn take(&self, request: &AdmissionRequest<Secret>) -> Result<[KeyedPermit<String>; 2], Refusal> {
-        let namespace = self.namespaces.take(request.namespace.clone().unwrap_or_default());
-        let requester = self.requesters.take(request.user_info.username.clone().unwrap_or_default());
-        Ok([namespace.ok_or(Refusal::OverShare("namespace"))?, requester.ok_or(Refusal::OverShare("requester"))?])
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -94,31 +61,7 @@ mod tests {
     use axum::routing::post;
     use axum::{Router, middleware};
     use roster_runtime::tls::peer::Peer;
-    use serde_json::json;
     use tower::ServiceExt;
-
-    fn update(namespace: &str, username: &str) -> AdmissionRequest<Secret> {
-        let kind = json!({"group": "", "version": "v1", "kind": "Secret", "resource": "secrets"});
-        let request = json!({
-            "uid": "u-1", "operation": "UPDATE", "namespace": namespace, "name": "x", "dryRun": false, "kind": kind,
-            "resource": kind, "userInfo": {"username": username},
-        });
-        serde_json::from_value(request).unwrap()
-    }
-
-    /// A tenant who updates many Secrets at once leaves permits for others.
-    #[test]
-    fn password_reviews_are_limited_per_namespace_and_requester() {
-        let shares = PasswordShares::default();
-        let take = |namespace: &str, username: &str| shares.take(&update(namespace, username));
-        let held: Vec<_> = (0..REVIEWS.of_network).map_while(|at| take("one", &format!("u-{at}")).ok()).collect();
-        assert_eq!(held.len(), PASSWORD_REVIEWS_OF_ONE);
-        let refused = take("one", "other").map(drop).unwrap_err().to_string();
-        assert_eq!(refused, "too many passwords of one namespace are being hashed; try again in a few seconds");
-        let held: Vec<_> = (0..REVIEWS.of_network).map_while(|at| take(&format!("n-{at}"), "jane").ok()).collect();
-        assert_eq!(held.len(), PASSWORD_REVIEWS_OF_ONE);
-        assert!(take("two", "jane").is_err() && take("two", "john").is_ok());
-    }
 
     fn request(site: u8) -> axum::http::Request<Body> {
         let remote = ([192, 0, site, 1], 1).into();

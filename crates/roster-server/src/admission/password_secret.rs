@@ -11,9 +11,10 @@
 //! password in the metadata, or an annotation that may hold a password and does not parse. A malformed, weak or too
 //! costly hash is allowed: the User's condition reports it, and the last valid credential stays in use.
 //!
-//! The requester controls the Secret, so nothing in the request is verified against a hash in the same request. The
-//! stored hash may also come from the requester, in an earlier write. It is compared only if it costs no more than the
-//! hashes that Roster accepts, within the shared memory limit for hashing.
+//! The requester controls the Secret, so nothing in it is verified against a hash in it. The stored hash may also come
+//! from the requester, in an earlier write, or be made up by a client that knows the path of the webhook. It is compared
+//! only if it costs no more than the hashes that Roster accepts, within the shared memory limit for hashing, and in the
+//! part of the pool that [`super::password_shares`] gives to the requester, or to all reviews that prove only the path.
 
 use std::collections::BTreeMap;
 
@@ -50,7 +51,7 @@ pub enum Refusal {
     /// No free slot for hashing.
     #[error("{0}")]
     Saturated(#[from] Saturated),
-    /// The share of this namespace or requester is used up.
+    /// The share of this owner, namespace or requester is used up.
     #[error("too many passwords of one {0} are being hashed; try again in a few seconds")]
     OverShare(&'static str),
 }

@@ -71,7 +71,9 @@ impl ReviewBodies {
             budget: limits.budget,
             free_bytes: 0,
         };
-        Arc::new(Self { small: BodyReader::new(small), large: BodyReader::new(large) })
+        // The callers have the secret path, and must get the response instead of a reset.
+        let reader = |limits| BodyReader::new(limits).discarding();
+        Arc::new(Self { small: reader(small), large: reader(large) })
     }
 
     fn reader(&self, request: &Request) -> &BodyReader {
@@ -187,6 +189,11 @@ impl Parser {
 
 fn refused(status: StatusCode, message: impl Display) -> Response {
     (status, message.to_string()).into_response()
+}
+
+/// Response to a review with a field that is not allowed.
+pub fn malformed(message: &'static str) -> Response {
+    refused(StatusCode::BAD_REQUEST, message)
 }
 
 /// Response to a review without a request.

@@ -8,7 +8,7 @@ use axum::http::{StatusCode, Uri};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::post;
-use axum::{Json, Router};
+use axum::{Extension, Json, Router};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Namespace, Secret};
 use kube::Resource;
@@ -26,15 +26,17 @@ use tower::Layer;
 use tracing::{info, warn};
 
 use super::guard::{Guard, Guarded, with_code};
-use super::limits::{PasswordShares, REVIEW_TIMEOUT, REVIEWS, WAITING, WAITING_TIMEOUT, bounded, retried, timed};
+use super::limits::{REVIEW_TIMEOUT, REVIEWS, WAITING, WAITING_TIMEOUT, bounded, retried, timed};
 use super::password_secret::{self, Refusal};
+use super::password_shares::PasswordShares;
 use super::quantities;
 use super::quota::defaults::Containers;
 use super::quota::enforcement::Enforcement;
 use super::quota::hints::Hints;
 use super::quota::namespaces::{NamespaceCount, NamespaceVerdict};
-use super::quota::request::{self, QuotaReview};
+use super::quota::request::{self, Malformed, QuotaReview};
 use super::review::{self, Parser, ReviewBodies, Reviewed, read_body, read_body_of_waiting};
+use super::review_origin::ReviewOrigin;
 
 /// Every path below [`PREFIX`](roster_runtime::tls::origin::PREFIX).
 const ANY_ADMISSION_PATH: &str = "/admission/{*path}";
@@ -56,7 +58,7 @@ async fn measured(State(metrics): State<Arc<Metrics>>, request: Request, next: N
 pub struct Admission {
     /// Hashes passwords.
     pub pool: HashPool,
-    /// Limits the reviews of passwords of one namespace and one requester.
+    /// Limits the reviews of passwords of one owner and one requester.
     pub password_shares: PasswordShares,
     /// Allows or denies writes, depending on the roles that they grant.
     pub guard: Arc<Guard>,
@@ -96,6 +98,8 @@ async fn proven(State(check): State<Arc<OriginCheck>>, mut request: Request, nex
         // The path may have leaked, so it proves less than a certificate.
         connection.mark(Trust::Webhook);
     }
+    let origin = ReviewOrigin::of(&request);
+    request.extensions_mut().insert(origin);
     next.run(request).await
 }
 
@@ -206,15 +210,22 @@ async fn quota_review(admission: &Admission, request: Request) -> Result<QuotaRe
     let _budget = request.extensions().get::<review::Budget>().cloned();
     let parse = |body: &[u8]| request::parse(body, Timestamp::now());
     let parsed = admission.parser.parse(request, review::WAITING, parse).await?;
-    parsed.ok_or_else(review::without_request)
+    parsed.map_err(|malformed| match malformed {
+        Malformed::WithoutRequest => review::without_request(),
+        Malformed::Namespace => review::malformed("request.namespace: must be a DNS label of at most 63 characters"),
+    })
 }
 
-async fn enforcement(State(admission): State<Arc<Admission>>, request: Request) -> Response {
+async fn enforcement(
+    State(admission): State<Arc<Admission>>,
+    Extension(origin): Extension<ReviewOrigin>,
+    request: Request,
+) -> Response {
     let review = match quota_review(&admission, request).await {
         Ok(review) => review,
         Err(refusal) => return refusal,
     };
-    let verdict = admission.enforcement.wait(&review.demand).await;
+    let verdict = admission.enforcement.wait(&review.demand, origin).await;
     let patch = |containers: &Containers| {
         containers.with_defaults(&admission.enforcement.defaults_in(&review.demand.namespace))
     };
@@ -222,19 +233,27 @@ async fn enforcement(State(admission): State<Arc<Admission>>, request: Request) 
     Json(review.answer(verdict)).into_response()
 }
 
-async fn hints(State(admission): State<Arc<Admission>>, request: Request) -> Response {
+async fn hints(
+    State(admission): State<Arc<Admission>>,
+    Extension(origin): Extension<ReviewOrigin>,
+    request: Request,
+) -> Response {
     let review = match quota_review(&admission, request).await {
         Ok(review) => review,
         Err(refusal) => return refusal,
     };
-    let (outcome, refusal) = admission.hints.wait_for_capacity(&review.demand).await;
+    let (outcome, refusal) = admission.hints.wait_for_capacity(&review.demand, origin).await;
     admission.metrics.quota_hints.inc(outcome.as_str());
     Json(review.answer(refusal.map_or(Ok(None), Err))).into_response()
 }
 
-async fn password_secrets(State(admission): State<Arc<Admission>>, Reviewed(request): Reviewed<Secret>) -> Answer {
+async fn password_secrets(
+    State(admission): State<Arc<Admission>>,
+    Extension(origin): Extension<ReviewOrigin>,
+    Reviewed(request): Reviewed<Secret>,
+) -> Answer {
     let response = AdmissionResponse::from(&request);
-    let (outcome, response) = match decide(&admission, &request).await {
+    let (outcome, response) = match decide(&admission, &request, origin).await {
         Ok(None) => ("unchanged", response),
         Ok(Some(patch)) => match response.with_patch(patch) {
             Ok(response) => ("protected", response),
@@ -277,6 +296,7 @@ async fn password_secrets(State(admission): State<Arc<Admission>>, Reviewed(requ
 async fn decide(
     admission: &Admission,
     request: &AdmissionRequest<Secret>,
+    origin: ReviewOrigin,
 ) -> Result<Option<json_patch::Patch>, Refusal> {
     let Some(secret) = request.object.as_ref() else { return Ok(None) };
     if secret.type_.as_deref() != Some(PASSWORD_SECRET_TYPE) {
@@ -285,7 +305,11 @@ async fn decide(
     }
     // Secrets that contain a hash cost nothing.
     let has_password = secret.data.as_ref().is_some_and(|data| data.contains_key(PASSWORD_KEY));
-    let _shares = if has_password { Some(admission.password_shares.take(request)?) } else { None };
+    let share = if has_password { Some(admission.password_shares.take(request, origin)?) } else { None };
+    let _turn = match &share {
+        Some(share) => Some(share.turn().await),
+        None => None,
+    };
     let mut safe = secret.clone();
     password_secret::protect(&mut safe, request.old_object.as_ref(), &admission.pool).await?;
     if safe == *secret {
@@ -330,10 +354,10 @@ mod tests {
         let seen = Arc::new(Seen::new(unreachable_client()));
         let enforcement =
             Enforcement::new(Arc::clone(&informers), Arc::clone(&seen), Arc::default(), Defaults::default());
+        let password_shares = PasswordShares::new(Arc::clone(&informers), 1);
         let hints = Hints::new(unreachable_client(), informers, seen, Arc::default());
         let origin = WebhookOrigin::new(Arc::new(ArcSwap::from_pointee(authorities.clone())));
         let parser = Parser::default();
-        let password_shares = PasswordShares::default();
         router(Admission { pool, password_shares, guard, namespaces, enforcement, hints, parser, metrics }, origin)
     }
 

@@ -1,5 +1,6 @@
 //! Authenticates requests by the front proxy's certificate and headers, or by a bearer token.
 
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,7 +15,7 @@ use kube::{Api, Client};
 use moka::future::Cache;
 use roster_runtime::informers::Informers;
 use roster_runtime::logins::token_authenticator::{CredentialState, TokenAuthenticator, TokenError, TokenVerdict};
-use roster_runtime::tls::connections::{Connection, Trust};
+use roster_runtime::tls::connections::{Connection, Standing, Trust};
 use roster_runtime::tls::network_permits::{NetworkPermitLimits, NetworkPermits, RequestNetwork};
 use roster_runtime::tls::peer::Peer;
 use secrecy::{ExposeSecret, SecretString};
@@ -78,6 +79,8 @@ impl Authenticator {
     /// Returns what a request presents.
     fn presented(&self, peer: &Peer, source: RequestNetwork, headers: &HeaderMap) -> Result<Presented, ApiError> {
         if let Some(caller) = self.front_proxy.authenticate(&peer.certificates, headers) {
+            // The certificate is the proof, even before the connection is marked.
+            let source = RequestNetwork { standing: Standing::ApiServer, ..source };
             return Ok(Presented::Identity { caller, source });
         }
         let token = bearer(headers).ok_or_else(|| self.missing_token(peer))?;
@@ -204,14 +207,29 @@ pub(super) struct Judgement {
     pub(super) expires: Option<Timestamp>,
 }
 
-/// The credential of a request, which can be judged again while the response lasts.
+/// The credential of a request, which can be judged again while the response lasts. Its `Debug` output contains nothing of
+/// the credential.
 #[derive(Clone)]
 pub struct RequestCredential {
     authenticator: Arc<Authenticator>,
     presented: Arc<Presented>,
 }
 
+impl fmt::Debug for RequestCredential {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("RequestCredential").finish_non_exhaustive()
+    }
+}
+
 impl RequestCredential {
+    /// Returns the credential of a caller that kube-apiserver has authenticated.
+    #[cfg(test)]
+    pub(super) fn for_test(authenticator: Authenticator, caller: Caller) -> Self {
+        let source = RequestNetwork::new([127, 0, 0, 1].into(), Standing::ApiServer);
+        let presented = Presented::Identity { caller, source };
+        Self { authenticator: Arc::new(authenticator), presented: Arc::new(presented) }
+    }
+
     /// Judges the credential as that of a new request.
     ///
     /// # Errors
@@ -318,7 +336,7 @@ mod tests {
         let remote = std::net::SocketAddr::from(([127, 0, 0, 1], 1));
         let (shown, none) = (Peer { remote, certificates: vec![certificate] }, Peer { remote, certificates: vec![] });
         let headers = HeaderMap::new();
-        let source = RequestNetwork::new(remote.ip(), false);
+        let source = RequestNetwork::new(remote.ip(), Standing::Unknown);
         let answer =
             |peer: &Peer| authenticator.presented(peer, source, &headers).err().map(|error| error.code().as_u16());
         assert_eq!((answer(&shown), answer(&none)), (Some(503), Some(401)));
@@ -335,8 +353,8 @@ mod tests {
         });
         let authenticator = authenticator(Client::new(silent, "default"), Arc::default());
         let token = SecretString::from("token");
-        let [one, two, three] = [1, 2, 3].map(|site| RequestNetwork::new([192, 0, site, 1].into(), false));
-        let api_server = RequestNetwork::new([192, 0, 9, 1].into(), true);
+        let [one, two, three] = [1, 2, 3].map(|site| RequestNetwork::new([192, 0, site, 1].into(), Standing::Unknown));
+        let api_server = RequestNetwork::new([192, 0, 9, 1].into(), Standing::ApiServer);
         let (new, recent) = ([0; 32], [1; 32]);
         authenticator.recently_valid.insert(recent, ()).await;
         let of =
@@ -379,7 +397,8 @@ mod tests {
             async { Ok::<_, std::io::Error>(axum::http::Response::new(kube::client::Body::from(review.into_bytes()))) }
         });
         let authenticator = authenticator(Client::new(answers, "default"), Arc::default());
-        let (source, token) = (RequestNetwork::new([192, 0, 2, 1].into(), false), SecretString::from("token"));
+        let (source, token) =
+            (RequestNetwork::new([192, 0, 2, 1].into(), Standing::Unknown), SecretString::from("token"));
         for expected in [true, false] {
             is_valid.store(expected, std::sync::atomic::Ordering::Relaxed);
             let caller = authenticator.review(source, [0; 32], &token).await.unwrap();

@@ -109,19 +109,20 @@ impl CredentialChange<'_> {
     }
 
     /// Checks again that the caller may make the change, by the current state: waiting and hashing take time, in which
-    /// the session may have ended, or the User may have been given roles that the caller may not bind. Call it between
+    /// the session may have ended, the API key may have been revoked, or the User may have been given roles that the
+    /// caller may not bind. Call it between
     /// reading and saving the credential: an administrator who resets the credential before giving the User a role then
     /// makes the save of every earlier request conflict or fail this check.
     ///
     /// # Errors
-    /// 401 if the caller is not active, 403 if it does not control the identity, 404 if the User is gone, 503 if that
-    /// can't be judged.
+    /// 401 if the caller is not active or its credential is no longer valid, 403 if it does not control the identity, 404
+    /// if the User is gone, 429 or 503 if that can't be judged.
     pub async fn check(&self) -> Result<(), ApiError> {
         if !self.is_own {
             // Not cached: an earlier answer may be about another set of roles.
             control(self.api, self.target).await?;
         }
-        check_current(self.api, self.target)
+        check_current(self.api, self.target).await
     }
 
     /// Makes the change while holding the lock of [`lock_for_recheck`], as [`Self::apply`] does.
@@ -162,12 +163,17 @@ pub async fn lock_for_recheck<'a>(api: &'a DirectoryApi, person: &LoginUser) -> 
     api.logins.verifier.lock_for_recheck(&person.username).await.map_err(|busy| failed(busy.into()))
 }
 
-/// Checks again, after a wait, that the caller is active and the User exists. Otherwise a key could be created after
-/// the end of the session that requested it.
+/// Checks again, after a wait, that the request would still be authenticated and the User exists. Otherwise a key could
+/// be created after the end of the session or API key that requested it.
 ///
 /// # Errors
-/// 401 if the caller is not active, 404 if the User is gone.
-fn check_current(api: &DirectoryApi, target: &Target) -> Result<(), ApiError> {
+/// 401 if the caller is not active or its credential is no longer valid, 404 if the User is gone, 429 or 503 if that
+/// can't be judged.
+async fn check_current(api: &DirectoryApi, target: &Target) -> Result<(), ApiError> {
+    let credential = target.credential.as_ref();
+    let credential = credential.ok_or_else(|| ApiError::internal("the credential of the request is unknown"))?;
+    // Boxed because it is large.
+    Box::pin(credential.judge()).await?;
     if api.is_inactive(&target.caller) {
         return Err(ApiError::unauthorized());
     }

@@ -20,6 +20,7 @@ use roster_credentials::record::build;
 use roster_credentials::seal::Sealer;
 use roster_credentials::signing::{SigningAlgorithm, SigningKeys};
 use roster_runtime::informers::Informers;
+use roster_runtime::informers::callers::CREDENTIAL_ID;
 use roster_runtime::logins::Logins;
 use roster_runtime::logins::audiences::Audiences;
 use roster_runtime::logins::issuer::Issuer;
@@ -33,6 +34,7 @@ use roster_runtime::tls::authority::Authorities;
 use serde_json::{Value, json};
 
 use crate::admission::guard::Guard;
+use crate::apiserver::authenticate::{Authenticator, RequestCredential};
 use crate::apiserver::identity::Caller;
 use crate::apiserver::state::DirectoryApiParts;
 
@@ -144,16 +146,19 @@ fn limits() -> LockoutPolicy {
     LockoutPolicy { per_source: 5, per_user: 100, window: minute, duration: minute }
 }
 
-fn target() -> Target {
-    let caller = Caller { username: "help-desk".to_owned(), ..Caller::default() };
+fn target(api: &DirectoryApi, caller: Caller) -> Target {
     let user = jane(false);
+    let token_authenticator = Arc::clone(&api.logins.token_authenticator);
+    let (front_proxy, informers) = (Arc::clone(&api.front_proxy), Arc::clone(&api.informers));
+    let authenticator = Authenticator::new(api.client.clone(), front_proxy, token_authenticator, informers);
     Target {
         name: "jane".to_owned(),
         uid: user.metadata.uid.unwrap(),
         username: "jane".to_owned(),
         asked: "jane".to_owned(),
         resource: "users/password".to_owned(),
-        caller: Arc::new(caller),
+        caller: Arc::new(caller.clone()),
+        credential: Some(RequestCredential::for_test(authenticator, caller)),
     }
 }
 
@@ -161,7 +166,8 @@ fn target() -> Target {
 #[tokio::test(flavor = "multi_thread")]
 async fn control_of_the_identity_is_checked_before_each_write() {
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
-    let (race, target) = (race(), target());
+    let race = race();
+    let target = target(&race.api, Caller { username: "help-desk".to_owned(), ..Caller::default() });
     let person = load_user(&race.api, &target).unwrap();
     let change =
         |is_own| CredentialChange { api: &race.api, target: &target, person: &person, is_own, confirmation: None };
@@ -175,4 +181,24 @@ async fn control_of_the_identity_is_checked_before_each_write() {
     assert_eq!((changes, race.writes.load(Ordering::SeqCst)), (1, 1), "only the first write was attempted");
     assert_eq!(change(false).check().await.unwrap_err().code(), 403);
     assert!(change(true).check().await.is_ok(), "users need no control of their own identity");
+}
+
+/// A request that waits while its API key is revoked must not be saved.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_credential_of_the_request_is_judged_before_each_write() {
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    let race = race();
+    let key = (CREDENTIAL_ID.to_owned(), vec!["APIKey=revoked".to_owned()]);
+    let uid = jane(false).metadata.uid.unwrap();
+    let caller = Caller { username: "jane".to_owned(), uid, extra: [key].into(), ..Caller::default() };
+    let target = target(&race.api, caller);
+    let person = load_user(&race.api, &target).unwrap();
+    let change =
+        CredentialChange { api: &race.api, target: &target, person: &person, is_own: true, confirmation: None };
+    let refused = change.make(|credential| credential.api_keys.clear()).await.unwrap_err();
+    assert_eq!((refused.code().as_u16(), race.writes.load(Ordering::SeqCst)), (401, 0));
+    let of_no_request = Target { credential: None, ..target };
+    let change =
+        CredentialChange { api: &race.api, target: &of_no_request, person: &person, is_own: true, confirmation: None };
+    assert_eq!(change.check().await.unwrap_err().code(), 500, "it fails closed");
 }

@@ -6,7 +6,8 @@
 //!
 //! The caller's share is held while the body is sent and until the response is written, so a caller that sends or reads
 //! slowly uses up only its own share. A shared permit is taken when the body is complete. Some of them are reserved for
-//! requests from kube-apiserver. It is held until the work ends, even if the client disconnects earlier.
+//! proven connections of kube-apiserver, and some for other connections of its addresses. It is held until the work ends,
+//! even if the client disconnects earlier.
 
 use std::fmt;
 use std::sync::Arc;
@@ -21,9 +22,9 @@ use percent_encoding::percent_decode_str;
 use roster_credentials::network::site_of;
 use roster_runtime::operations::keyed_permits::{KeyedPermit, KeyedPermits};
 use roster_runtime::tls::bodies::{BodyError, BodyLimits, BodyReader};
-use roster_runtime::tls::connections::Trust;
+use roster_runtime::tls::connections::{Standing, Trust};
 use roster_runtime::tls::frames::hold;
-use roster_runtime::tls::network_permits::RequestNetwork;
+use roster_runtime::tls::network_permits::{RequestNetwork, unproven};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout_at};
 
@@ -56,8 +57,9 @@ const TOKEN_REVIEWS: PermitLimits = PermitLimits { total: 256, direct: 192, of_o
 /// Watches.
 pub const WATCHES: PermitLimits = PermitLimits { total: 1024, direct: 768, of_one: 128, of_program: 256 };
 
-/// Budget for bodies of one kind of request from kube-apiserver, and another of the same size for other requests. An
-/// anonymous network can take a quarter of the budget, and its site three quarters.
+/// Budget for bodies of one kind of request on proven connections of kube-apiserver, and others of the same size for
+/// other connections of its addresses, and for all other requests. An anonymous network can take a quarter of the last
+/// one, and its site three quarters.
 const BODIES: BodyLimits = BodyLimits {
     max_bytes: MAX_BODY_BYTES,
     max_per_peer: 32,
@@ -86,7 +88,8 @@ pub enum PermitHolder {
     Network(IpNet),
     /// All networks of one site.
     Site(IpNet),
-    /// No limit: `system:masters`, as in kube-apiserver's own priority levels, and kube-apiserver itself.
+    /// No share: `system:masters`, as in kube-apiserver's own priority levels, and addresses of kube-apiserver. The totals
+    /// apply to them.
     Exempt,
 }
 
@@ -121,7 +124,7 @@ impl fmt::Display for PermitHolder {
 #[derive(Clone, Debug)]
 pub struct RequestSource {
     share: PermitHolder,
-    is_api_server: bool,
+    standing: Standing,
 }
 
 impl RequestSource {
@@ -131,17 +134,21 @@ impl RequestSource {
         let extensions = request.extensions();
         let caller = extensions.get::<Arc<Caller>>().ok_or_else(|| ApiError::internal("the caller is unknown"))?;
         let is_api_server = extensions.get::<Trust>() == Some(&Trust::ApiServer);
-        Ok(Self { share: PermitHolder::of(caller), is_api_server })
+        let standing = if is_api_server { Standing::ApiServer } else { Standing::Unknown };
+        Ok(Self { share: PermitHolder::of(caller), standing })
     }
 
-    /// Returns the source of an anonymous request. A network that currently holds proven connections of kube-apiserver
-    /// has no limit, because TokenReview requests do not prove by themselves that they come from kube-apiserver.
+    /// Returns the source of an anonymous request. An address that currently holds proven connections of kube-apiserver
+    /// has no limit per network, because TokenReview requests do not prove by themselves that they come from
+    /// kube-apiserver.
     fn of_network(request: &Request) -> Result<Self, ApiError> {
         let source = RequestNetwork::of(request.extensions());
         let source = source.ok_or_else(|| ApiError::internal("the connection is unknown"))?;
-        let is_api_server = source.network_has_api_server;
-        let share = if is_api_server { PermitHolder::Exempt } else { PermitHolder::Network(source.network) };
-        Ok(Self { share, is_api_server })
+        let share = match source.standing {
+            Standing::Unknown => PermitHolder::Network(source.network),
+            Standing::AtApiServerAddress | Standing::ApiServer => PermitHolder::Exempt,
+        };
+        Ok(Self { share, standing: source.standing })
     }
 
     /// Returns whose share the request uses.
@@ -160,7 +167,8 @@ impl RequestSource {
 pub struct PermitLimits {
     /// All requests.
     pub total: usize,
-    /// All requests that do not come from kube-apiserver. The rest of `total` is reserved for kube-apiserver.
+    /// All requests that do not come from kube-apiserver, and as many on unproven connections of its addresses. They
+    /// overlap: see [`unproven`].
     pub direct: usize,
     /// Requests of one person or one network.
     pub of_one: usize,
@@ -176,6 +184,8 @@ pub struct Permits {
     /// What the permits are for, in the plural, for error messages.
     kind: &'static str,
     total: Arc<Semaphore>,
+    unproven: Arc<Semaphore>,
+    at_api_server_address: Arc<Semaphore>,
     direct: Arc<Semaphore>,
     shares: Arc<KeyedPermits<PermitHolder>>,
 }
@@ -204,8 +214,7 @@ pub struct RequestPermit {
 
 #[derive(Debug)]
 struct InFlight {
-    _total: OwnedSemaphorePermit,
-    _direct: Option<OwnedSemaphorePermit>,
+    _permits: Vec<OwnedSemaphorePermit>,
 }
 
 /// Response extension: the body holds permits of another kind instead of the request's share.
@@ -216,7 +225,7 @@ impl RequestPermit {
     /// Returns a permit of that share.
     #[cfg(test)]
     pub fn for_test(share: PermitHolder) -> Self {
-        let source = RequestSource { share, is_api_server: true };
+        let source = RequestSource { share, standing: Standing::ApiServer };
         Permits::new(RESOURCES, "requests").admit(source).expect("all permits are free")
     }
 
@@ -235,8 +244,15 @@ impl Permits {
     /// Creates permits that are all free. `kind` says what they are for, in the plural.
     pub fn new(limits: PermitLimits, kind: &'static str) -> Self {
         let semaphore = |count| Arc::new(Semaphore::new(count));
-        let (total, direct) = (semaphore(limits.total), semaphore(limits.direct));
-        Self { limits, kind, total, direct, shares: KeyedPermits::new(limits.of_one) }
+        Self {
+            limits,
+            kind,
+            total: semaphore(limits.total),
+            unproven: semaphore(unproven(limits.total, limits.direct)),
+            at_api_server_address: semaphore(limits.direct),
+            direct: semaphore(limits.direct),
+            shares: KeyedPermits::new(limits.of_one),
+        }
     }
 
     /// Takes a part of the caller's share and a permit.
@@ -271,12 +287,14 @@ impl Permits {
     }
 
     fn permit(&self, share: SharePermit) -> Result<RequestPermit, ApiError> {
-        let take = |permits: &Arc<Semaphore>| {
-            Arc::clone(permits).try_acquire_owned().map_err(|_| ApiError::too_many_requests())
+        let limits: &[&Arc<Semaphore>] = match share.source.standing {
+            Standing::ApiServer => &[&self.total],
+            Standing::AtApiServerAddress => &[&self.at_api_server_address, &self.unproven, &self.total],
+            Standing::Unknown => &[&self.direct, &self.unproven, &self.total],
         };
-        let direct = if share.source.is_api_server { None } else { Some(take(&self.direct)?) };
-        let in_flight = InFlight { _direct: direct, _total: take(&self.total)? };
-        Ok(RequestPermit { share, _in_flight: Arc::new(in_flight) })
+        let permits = limits.iter().map(|limit| Arc::clone(limit).try_acquire_owned()).collect::<Result<_, _>>();
+        let permits = permits.map_err(|_| ApiError::too_many_requests())?;
+        Ok(RequestPermit { share, _in_flight: Arc::new(InFlight { _permits: permits }) })
     }
 }
 
@@ -287,6 +305,7 @@ pub struct RequestLimiter {
     timeout: Duration,
     source_of: fn(&Request) -> Result<RequestSource, ApiError>,
     bodies_of_api_server: BodyReader,
+    bodies_at_api_server_address: BodyReader,
     bodies_of_others: BodyReader,
 }
 
@@ -322,6 +341,7 @@ impl RequestLimiter {
             timeout: REQUEST_TIMEOUT,
             source_of,
             bodies_of_api_server: bodies(),
+            bodies_at_api_server_address: bodies(),
             bodies_of_others: bodies(),
         }
     }
@@ -352,7 +372,11 @@ impl RequestLimiter {
         request: Request,
         source: &RequestSource,
     ) -> Result<(Request, OwnedSemaphorePermit), ApiError> {
-        let bodies = if source.is_api_server { &self.bodies_of_api_server } else { &self.bodies_of_others };
+        let bodies = match source.standing {
+            Standing::ApiServer => &self.bodies_of_api_server,
+            Standing::AtApiServerAddress => &self.bodies_at_api_server_address,
+            Standing::Unknown => &self.bodies_of_others,
+        };
         let is_authenticated = request.extensions().get::<Arc<Caller>>().is_some();
         let read = if is_authenticated { bodies.read_within_budget(request).await } else { bodies.read(request).await };
         read.map_err(|error| match error {

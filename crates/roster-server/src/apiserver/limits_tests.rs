@@ -27,7 +27,8 @@ fn caller(username: &str, groups: &[&str]) -> Caller {
 }
 
 fn source(username: &str, is_api_server: bool) -> RequestSource {
-    RequestSource { share: PermitHolder::of(&caller(username, &[])), is_api_server }
+    let standing = if is_api_server { Standing::ApiServer } else { Standing::Unknown };
+    RequestSource { share: PermitHolder::of(&caller(username, &[])), standing }
 }
 
 fn admitted(permits: &Permits, username: &str, is_api_server: bool) -> Vec<RequestPermit> {
@@ -218,6 +219,48 @@ async fn networks_are_limited_except_that_of_kube_apiserver() {
         assert_eq!(answer.await.unwrap().unwrap().status(), 200);
     }
     assert_eq!(status(&router, from_network(&three, 4, "/quick")).await, 200);
+}
+
+/// Clients may share an address with kube-apiserver, for example behind a Service that hides their addresses.
+#[test]
+fn unproven_connections_at_an_address_of_kube_apiserver_leave_a_reserve() {
+    let permits = Permits::new(FEW, "TokenReviews");
+    let admit = |standing| permits.admit(RequestSource { share: PermitHolder::Exempt, standing }).ok();
+    let all = |standing| (0..100).map_while(|_| admit(standing)).collect::<Vec<_>>();
+    let beside = all(Standing::AtApiServerAddress);
+    assert_eq!(beside.len(), FEW.direct);
+    let direct = all(Standing::Unknown);
+    assert_eq!(beside.len() + direct.len(), unproven(FEW.total, FEW.direct), "others have permits, too");
+    let proven = all(Standing::ApiServer);
+    assert_eq!(proven.len(), FEW.total - unproven(FEW.total, FEW.direct));
+    drop((beside, direct, proven));
+    let direct = all(Standing::Unknown);
+    assert_eq!(direct.len(), FEW.direct);
+    assert!(admit(Standing::AtApiServerAddress).is_some(), "other addresses leave a reserve for it");
+}
+
+/// Bodies of a client that shares an address with kube-apiserver must not delay those of proven connections.
+#[tokio::test]
+async fn bodies_at_an_address_of_kube_apiserver_have_a_budget_of_their_own() {
+    let (router, limiter, go_on) = limited_router(RequestSource::of_network);
+    let table = ConnectionTable::new(LIMITS, Metrics::default().connections_shed);
+    let (open, proven) = (connect(&table, 1), connect(&table, 1));
+    proven.connection().mark(Trust::ApiServer);
+    let mut request = from_network(&open, 1, "/");
+    *request.body_mut() = Body::from("x".repeat(BODIES.free_bytes + 1));
+    let mut answer = Box::pin(router.clone().oneshot(request));
+    while limiter.bodies_at_api_server_address.available_budget() == BODIES.budget {
+        assert!(futures::poll!(&mut answer).is_pending());
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(limiter.bodies_of_api_server.available_budget(), BODIES.budget);
+    assert_eq!(status(&router, from_network(&proven, 1, "/quick")).await, 200);
+    while limiter.permits.total.available_permits() == FEW.total {
+        tokio::task::yield_now().await;
+    }
+    tokio::task::yield_now().await;
+    go_on.notify_waiters();
+    assert_eq!(answer.await.unwrap().status(), 200);
 }
 
 #[tokio::test]

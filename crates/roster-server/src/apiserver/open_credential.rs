@@ -15,8 +15,13 @@ use super::state::DirectoryApi;
 /// Time between two judgements if nothing changes.
 const JUDGEMENT_INTERVAL: Duration = Duration::from_secs(60);
 
-/// Time until the next attempt if the credential can't be judged. The previous judgement stays valid.
+/// Time until the next attempt if the credential can't be judged. The previous judgement stays valid for
+/// [`MAX_UNJUDGED`].
 const RETRY_INTERVAL: Duration = Duration::from_secs(5);
+
+/// Maximum time for which a credential that can't be judged keeps a watch open. A client whose watch ends opens another
+/// one once it can be authenticated.
+const MAX_UNJUDGED: Duration = Duration::from_secs(60);
 
 /// The credential that opened a watch.
 pub(super) struct OpenCredential {
@@ -28,7 +33,15 @@ pub(super) struct OpenCredential {
     judged: Option<Basis>,
     next_judgement: Instant,
     expires: Option<Timestamp>,
-    /// Whether the last judgement was refused because too many requests were being judged.
+    failures: Failures,
+}
+
+/// Failed attempts to judge the credential since the last judgement.
+#[derive(Debug, Default)]
+struct Failures {
+    /// When the first one failed.
+    since: Option<Instant>,
+    /// Whether one was refused because too many requests were being judged.
     was_throttled: bool,
 }
 
@@ -61,7 +74,7 @@ impl OpenCredential {
             judged: None,
             next_judgement: Instant::now(),
             expires: None,
-            was_throttled: false,
+            failures: Failures::default(),
         }
     }
 
@@ -85,7 +98,7 @@ impl OpenCredential {
             Ok(Judgement { caller, expires }) => {
                 self.expires = expires;
                 self.next_judgement = now + JUDGEMENT_INTERVAL;
-                self.was_throttled = false;
+                self.failures = Failures::default();
                 if *self.caller != caller {
                     self.caller = Arc::new(caller);
                 }
@@ -93,7 +106,7 @@ impl OpenCredential {
             }
             Err(error) => {
                 self.next_judgement = now + RETRY_INTERVAL;
-                outlasts(error.code(), &mut self.was_throttled)
+                self.failures.are_outlasted(error.code(), now)
             }
         }
     }
@@ -105,14 +118,18 @@ impl OpenCredential {
     }
 }
 
-/// Returns whether the previous judgement stays valid although the credential could not be judged. It outlasts one
-/// refusal because of too many requests, but not a second one before a judgement succeeds: otherwise the holder of a
-/// revoked key could keep a watch by sending many requests.
-fn outlasts(failure: StatusCode, was_throttled: &mut bool) -> bool {
-    match failure {
-        StatusCode::SERVICE_UNAVAILABLE => true,
-        StatusCode::TOO_MANY_REQUESTS => !std::mem::replace(was_throttled, true),
-        _ => false,
+impl Failures {
+    /// Counts a failure. Returns whether the previous judgement stays valid. It outlasts one refusal because of too many
+    /// requests, but not a second one before a judgement succeeds: otherwise the holder of a revoked key could keep a
+    /// watch by sending many requests. It outlasts other failures for [`MAX_UNJUDGED`].
+    fn are_outlasted(&mut self, failure: StatusCode, now: Instant) -> bool {
+        let since = *self.since.get_or_insert(now);
+        let is_tolerated = match failure {
+            StatusCode::SERVICE_UNAVAILABLE => true,
+            StatusCode::TOO_MANY_REQUESTS => !std::mem::replace(&mut self.was_throttled, true),
+            _ => false,
+        };
+        is_tolerated && now < since + MAX_UNJUDGED
     }
 }
 
@@ -123,11 +140,23 @@ mod tests {
     #[test]
     fn a_flood_of_requests_does_not_keep_a_watch_open() {
         let (throttled, unavailable) = (StatusCode::TOO_MANY_REQUESTS, StatusCode::SERVICE_UNAVAILABLE);
-        let mut was_throttled = false;
-        assert!(!outlasts(StatusCode::UNAUTHORIZED, &mut was_throttled));
-        assert!(outlasts(unavailable, &mut was_throttled));
-        assert!(outlasts(throttled, &mut was_throttled), "others may have sent the requests");
-        assert!(outlasts(unavailable, &mut was_throttled));
-        assert!(!outlasts(throttled, &mut was_throttled));
+        let (mut failures, now) = (Failures::default(), Instant::now());
+        assert!(!failures.are_outlasted(StatusCode::UNAUTHORIZED, now));
+        assert!(failures.are_outlasted(unavailable, now));
+        assert!(failures.are_outlasted(throttled, now), "others may have sent the requests");
+        assert!(failures.are_outlasted(unavailable, now));
+        assert!(!failures.are_outlasted(throttled, now));
+    }
+
+    /// A holder of a revoked key must not profit from an outage for long.
+    #[test]
+    fn a_credential_that_cannot_be_judged_keeps_a_watch_open_for_a_minute() {
+        let (mut failures, start) = (Failures::default(), Instant::now());
+        let unavailable = StatusCode::SERVICE_UNAVAILABLE;
+        for (second, is_open) in [(0, true), (30, true), (59, true), (60, false), (61, false)] {
+            assert_eq!(failures.are_outlasted(unavailable, start + Duration::from_secs(second)), is_open, "{second}");
+        }
+        failures = Failures::default();
+        assert!(failures.are_outlasted(unavailable, start + Duration::from_secs(61)), "a judgement has succeeded");
     }
 }

@@ -10,6 +10,7 @@ use roster_api::credentials::UserReference;
 use roster_core::directory::Directory;
 use roster_core::directory::compact_user::CompactUser;
 
+use super::authenticate::RequestCredential;
 use super::identity::Caller;
 use super::state::DirectoryApi;
 use super::status::{About, ApiError};
@@ -42,6 +43,8 @@ pub struct Target {
     pub resource: String,
     /// The caller, who is authorized.
     pub caller: Arc<Caller>,
+    /// The credential of the request. `None` for a User that the path does not name.
+    pub credential: Option<RequestCredential>,
 }
 
 impl Target {
@@ -84,7 +87,9 @@ impl FromRequestParts<Arc<DirectoryApi>> for Target {
         let params = params.map_err(|_| ApiError::bad_request("the path is not UTF-8"))?;
         let key = params.iter().find(|(name, _)| *name == KEY);
         let (_, key) = key.ok_or_else(|| ApiError::internal("the path names no user"))?;
-        authorized(api, &caller, key, verb, &resource).await
+        let credential = parts.extensions.get::<RequestCredential>().cloned();
+        let target = authorized(api, &caller, key, verb, &resource).await?;
+        Ok(Self { credential, ..target })
     }
 }
 
@@ -130,7 +135,8 @@ pub(super) async fn find_authorized(
             let person = directory.user(&name)?;
             let (uid, username) = (person.uid.clone(), person.username.clone());
             let (asked, resource) = (key.to_owned(), resource.to_owned());
-            Some(Target { name, uid, username, asked, resource, caller: Arc::clone(caller) })
+            let caller = Arc::clone(caller);
+            Some(Target { name, uid, username, asked, resource, caller, credential: None })
         };
         keyed(api, &directory, caller, key).into_iter().filter_map(target).collect()
     };

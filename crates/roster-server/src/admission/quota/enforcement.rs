@@ -19,9 +19,10 @@ use roster_core::quota::defaults::Defaults;
 use roster_runtime::informers::Informers;
 use tokio::time::{Instant, timeout_at};
 
-use super::permits::WaitPermits;
+use super::permits::{WaitPermits, may_be_made_up};
 use super::request::{Demand, Refusal};
 use super::seen::Seen;
+use crate::admission::review_origin::ReviewOrigin;
 
 /// How long requests wait.
 #[derive(Clone, Copy, Debug)]
@@ -55,8 +56,9 @@ pub struct Enforcement {
     informers: Arc<Informers>,
     seen: Arc<Seen>,
     permits: Arc<WaitPermits>,
-    /// When a request first had to wait, by namespace.
-    waiting_since: Cache<String, Instant>,
+    /// When a request first had to wait, by namespace. Reviews that prove only their path have entries of their own, so
+    /// that made-up ones do not shorten the time that others wait.
+    waiting_since: Cache<(ReviewOrigin, String), Instant>,
     waits: Waits,
     /// Default requests and limits of containers, as configured.
     defaults: Defaults,
@@ -87,10 +89,12 @@ impl Enforcement {
     /// # Errors
     /// If it is not enforced in time, or the request may not wait. The request must then be denied. The policy would
     /// also deny it, with less explanation.
-    pub async fn wait(&self, Demand { namespace, is_by_controller, .. }: &Demand) -> Result<(), Refusal> {
+    pub async fn wait(&self, demand: &Demand, origin: ReviewOrigin) -> Result<(), Refusal> {
+        let Demand { namespace, is_by_controller, .. } = demand;
+        let key = (origin, namespace.clone());
         let is_passed = match self.state(namespace) {
             State::InForce(revision) if self.seen.is_known(namespace, revision) => {
-                self.waiting_since.invalidate(namespace);
+                self.waiting_since.invalidate(&key);
                 true
             }
             // The policy decides, and controllers retry.
@@ -99,7 +103,10 @@ impl Enforcement {
         if is_passed {
             return Ok(());
         }
-        let permit = self.permits.acquire(&self.informers.directory(), namespace);
+        if may_be_made_up(&self.informers.directory(), namespace, origin) {
+            return Err(Refusal { message: format!("the quota: {}", unknown_owner(namespace)), is_temporary: true });
+        }
+        let permit = self.permits.acquire(&self.informers.directory(), namespace, origin);
         let longest = if permit.is_some() { self.waits.longest } else { Duration::ZERO };
         let deadline = Instant::now() + longest;
         loop {
@@ -107,7 +114,7 @@ impl Enforcement {
             let moved = self.informers.allotments_changed.notified();
             let (why, is_overdue) = match self.state(namespace) {
                 State::InForce(revision) if permit.is_some() && self.seen.wait(namespace, revision, deadline).await => {
-                    self.waiting_since.invalidate(namespace);
+                    self.waiting_since.invalidate(&key);
                     return Ok(());
                 }
                 // kube-apiserver has seen the quota enforced, though not with its current headroom.
@@ -117,7 +124,7 @@ impl Enforcement {
                 }
                 State::Missing { why, is_overdue } => (why, is_overdue),
             };
-            let since = self.waiting_since.get_with(namespace.to_owned(), Instant::now);
+            let since = self.waiting_since.get_with_by_ref(&key, Instant::now);
             let is_temporary = !is_overdue && since.elapsed() < self.waits.give_up_after;
             if !is_temporary || Instant::now() >= deadline {
                 return Err(Refusal { message: format!("the quota: {why}"), is_temporary });
@@ -153,9 +160,7 @@ impl Enforcement {
 
 /// Explains why a namespace's quota is not enforced, and what to do.
 fn missing(namespace: &str, owner: Option<&str>, directory: &Directory) -> String {
-    let Some(owner) = owner else {
-        return format!("Roster has not seen the owner of namespace {namespace} yet; please try again");
-    };
+    let Some(owner) = owner else { return unknown_owner(namespace) };
     let what = format!("namespace {namespace} belongs to User {owner}, whose quota is not enforced in it yet");
     let cause = match directory.quotas.allotment(namespace) {
         None => "Roster has not created its ResourceQuota; check that an operator leads, and read its log",
@@ -167,6 +172,10 @@ fn missing(namespace: &str, owner: Option<&str>, directory: &Directory) -> Strin
         }
     };
     format!("{what}: {cause}, and try again")
+}
+
+fn unknown_owner(namespace: &str) -> String {
+    format!("Roster has not seen the owner of namespace {namespace} yet; please try again")
 }
 
 #[cfg(test)]
@@ -228,7 +237,7 @@ mod tests {
             set(&informers, in_force());
         };
         let demand = demand();
-        let (waited, ()) = tokio::join!(enforcement.wait(&demand), later);
+        let (waited, ()) = tokio::join!(enforcement.wait(&demand, ReviewOrigin::ApiServer), later);
         assert_eq!(waited, Ok(()));
     }
 
@@ -236,15 +245,18 @@ mod tests {
     async fn case_d5_a_refusal_names_the_owner_and_the_cause() {
         let informers = informers("dora");
         set(&informers, Allotment { enforced: None, ..in_force() });
-        let refusal = with_short_wait(&informers, Duration::from_secs(600)).wait(&demand()).await.unwrap_err();
+        let refusal = with_short_wait(&informers, Duration::from_secs(600))
+            .wait(&demand(), ReviewOrigin::ApiServer)
+            .await
+            .unwrap_err();
         assert!(refusal.is_temporary);
         for part in ["namespace apollo", "User dora", "kube-controller-manager"] {
             assert!(refusal.message.contains(part), "{}", refusal.message);
         }
         let given_up = with_short_wait(&informers, Duration::ZERO);
-        assert!(!given_up.wait(&demand()).await.unwrap_err().is_temporary);
+        assert!(!given_up.wait(&demand(), ReviewOrigin::ApiServer).await.unwrap_err().is_temporary);
         set(&informers, in_force());
-        assert_eq!(given_up.wait(&demand()).await, Ok(()));
+        assert_eq!(given_up.wait(&demand(), ReviewOrigin::ApiServer).await, Ok(()));
     }
 
     #[tokio::test]
@@ -253,7 +265,7 @@ mod tests {
         let created = Some(Timestamp::now() - ENFORCED_WITHIN);
         set(&informers, Allotment { enforced: None, created, ..in_force() });
         let waited = tokio::time::timeout(Duration::from_secs(5), async {
-            let refusal = enforcement(&informers).wait(&demand()).await.unwrap_err();
+            let refusal = enforcement(&informers).wait(&demand(), ReviewOrigin::ApiServer).await.unwrap_err();
             assert!(!refusal.is_temporary && refusal.message.contains("kube-controller-manager"), "{refusal:?}");
         });
         waited.await.expect("a request waits for eight seconds");
@@ -263,7 +275,8 @@ mod tests {
     async fn the_quota_of_a_former_owner_does_not_count() {
         let informers = informers("heir");
         set(&informers, in_force());
-        let refusal = with_short_wait(&informers, Duration::ZERO).wait(&demand()).await.unwrap_err();
+        let refusal =
+            with_short_wait(&informers, Duration::ZERO).wait(&demand(), ReviewOrigin::ApiServer).await.unwrap_err();
         assert!(refusal.message.contains("User heir") && refusal.message.contains("another owner"), "{refusal:?}");
     }
 
@@ -274,22 +287,71 @@ mod tests {
         let enforcement = enforcement(&informers);
         let soon = Duration::from_secs(5);
         let by_controller = Demand { is_by_controller: true, ..demand() };
-        let passed = tokio::time::timeout(soon, enforcement.wait(&by_controller)).await.expect("it does not wait");
+        let passed = tokio::time::timeout(soon, enforcement.wait(&by_controller, ReviewOrigin::ApiServer))
+            .await
+            .expect("it does not wait");
         assert_eq!(passed, Ok(()), "the policy decides");
-        let permits: Vec<_> =
-            std::iter::from_fn(|| enforcement.permits.acquire(&informers.directory(), "apollo")).collect();
+        let permits: Vec<_> = std::iter::from_fn(|| {
+            enforcement.permits.acquire(&informers.directory(), "apollo", ReviewOrigin::ApiServer)
+        })
+        .collect();
         assert_eq!(permits.len(), MAX_WAITING_PER_OWNER);
         let demand = demand();
-        let refusal = tokio::time::timeout(soon, enforcement.wait(&demand)).await.expect("it does not wait");
+        let refusal = tokio::time::timeout(soon, enforcement.wait(&demand, ReviewOrigin::ApiServer))
+            .await
+            .expect("it does not wait");
         assert!(refusal.unwrap_err().is_temporary);
         set(&informers, in_force());
-        assert_eq!(enforcement.wait(&demand).await.map_err(|refusal| refusal.is_temporary), Err(true), "not seen yet");
+        assert_eq!(
+            enforcement.wait(&demand, ReviewOrigin::ApiServer).await.map_err(|refusal| refusal.is_temporary),
+            Err(true),
+            "not seen yet"
+        );
         drop(permits);
-        assert_eq!(enforcement.wait(&demand).await, Ok(()));
-        let permits: Vec<_> =
-            std::iter::from_fn(|| enforcement.permits.acquire(&informers.directory(), "apollo")).collect();
+        assert_eq!(enforcement.wait(&demand, ReviewOrigin::ApiServer).await, Ok(()));
+        let permits: Vec<_> = std::iter::from_fn(|| {
+            enforcement.permits.acquire(&informers.directory(), "apollo", ReviewOrigin::ApiServer)
+        })
+        .collect();
         set(&informers, Allotment { revision: 8, enforced: Some(Amounts::new()), ..in_force() });
-        assert_eq!(enforcement.wait(&demand).await, Ok(()), "it was seen before, with less headroom");
+        assert_eq!(
+            enforcement.wait(&demand, ReviewOrigin::ApiServer).await,
+            Ok(()),
+            "it was seen before, with less headroom"
+        );
         assert_eq!(permits.len(), MAX_WAITING_PER_OWNER);
+    }
+
+    /// A client that knows only the path can make up any number of namespaces.
+    #[tokio::test]
+    async fn reviews_of_made_up_namespaces_are_answered_at_once_and_leave_nothing() {
+        let informers = informers("dora");
+        let enforcement = enforcement(&informers);
+        let made_up = |at: usize| Demand { namespace: format!("made-up-{at}"), ..demand() };
+        for at in 0..100 {
+            let demand = made_up(at);
+            let answer = enforcement.wait(&demand, ReviewOrigin::PathOnly);
+            let answer = tokio::time::timeout(Duration::from_millis(100), answer).await.expect("it does not wait");
+            assert!(answer.unwrap_err().is_temporary);
+        }
+        enforcement.waiting_since.run_pending_tasks();
+        assert_eq!(enforcement.waiting_since.entry_count(), 0);
+        // kube-apiserver's own review may be about a namespace that has just been created.
+        let new = made_up(0);
+        let waited =
+            tokio::time::timeout(Duration::from_millis(100), enforcement.wait(&new, ReviewOrigin::ApiServer)).await;
+        assert!(waited.is_err(), "it waits for the informers");
+    }
+
+    /// Otherwise a made-up review could make the requests of a namespace fail for good.
+    #[tokio::test]
+    async fn reviews_with_only_the_path_do_not_shorten_the_wait_of_others() {
+        let informers = informers("dora");
+        set(&informers, Allotment { enforced: None, ..in_force() });
+        let enforcement = with_short_wait(&informers, Duration::from_millis(100));
+        assert!(enforcement.wait(&demand(), ReviewOrigin::PathOnly).await.unwrap_err().is_temporary);
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        assert!(enforcement.wait(&demand(), ReviewOrigin::ApiServer).await.unwrap_err().is_temporary);
+        assert!(!enforcement.wait(&demand(), ReviewOrigin::PathOnly).await.unwrap_err().is_temporary);
     }
 }

@@ -30,9 +30,10 @@ use tokio::time::{Instant, timeout_at};
 use tracing::debug;
 
 use super::enforcement::Waits;
-use super::permits::{WaitPermit, WaitPermits};
+use super::permits::{WaitPermit, WaitPermits, may_be_made_up};
 use super::request::{Demand, Refusal};
 use super::seen::Seen;
+use crate::admission::review_origin::ReviewOrigin;
 
 /// How long a namespace in which requests timed out is remembered.
 const REMEMBERED: Duration = Duration::from_secs(600);
@@ -106,10 +107,11 @@ pub struct Hints {
     /// Requests that wait at this replica, by namespace.
     waiting: Mutex<HashMap<String, WaitingRequests>>,
     permits: Arc<WaitPermits>,
-    /// Namespaces for which the leader was recently asked on behalf of a request that does not wait.
-    recently_asked: Cache<String, ()>,
+    /// Namespaces for which the leader was recently asked on behalf of a request that does not wait. Here and below,
+    /// reviews that prove only their path have entries of their own, so that made-up ones do not affect others.
+    recently_asked: Cache<(ReviewOrigin, String), ()>,
     /// When requests began to time out, by namespace. Removed once a request fits again.
-    late_since: Cache<String, Instant>,
+    late_since: Cache<(ReviewOrigin, String), Instant>,
     /// Annotation with the requests of this replica.
     annotation: String,
     waits: Waits,
@@ -133,20 +135,24 @@ impl Hints {
 
     /// Waits until the demand fits the namespace's allotment, cannot fit the owner's quota, or the wait times out. The
     /// refusal, if there is one, asks the client to try again.
-    pub async fn wait_for_capacity(&self, demand: &Demand) -> (HintOutcome, Option<Refusal>) {
-        let outcome = match self.begin_waiting(demand) {
+    pub async fn wait_for_capacity(&self, demand: &Demand, origin: ReviewOrigin) -> (HintOutcome, Option<Refusal>) {
+        let namespace = &demand.namespace;
+        if may_be_made_up(&self.informers.directory(), namespace, origin) {
+            return without_waiting(demand);
+        }
+        let outcome = match self.begin_waiting(demand, origin) {
             Ok(_permit) => self.wait(demand).await,
             Err(outcome) => outcome,
         };
-        let namespace = &demand.namespace;
+        let key = (origin, namespace.clone());
         let refusal = match outcome {
             HintOutcome::Full | HintOutcome::Passed => None,
             HintOutcome::Fits | HintOutcome::Enlarged => {
-                self.late_since.invalidate(namespace);
+                self.late_since.invalidate(&key);
                 None
             }
             HintOutcome::TimedOut | HintOutcome::Crowded => {
-                let since = self.late_since.get_with(namespace.clone(), Instant::now);
+                let since = self.late_since.get_with_by_ref(&key, Instant::now);
                 // After that native quota decides, so that controllers do not wait forever.
                 (since.elapsed() < self.waits.give_up_after)
                     .then(|| Refusal { message: too_late(namespace), is_temporary: true })
@@ -156,14 +162,15 @@ impl Hints {
     }
 
     /// Returns a permit to wait, or the outcome if the request need not or must not wait.
-    fn begin_waiting(&self, demand: &Demand) -> Result<WaitPermit, HintOutcome> {
+    fn begin_waiting(&self, demand: &Demand, origin: ReviewOrigin) -> Result<WaitPermit, HintOutcome> {
         let Demand { namespace, wanted, is_by_controller } = demand;
         let prospect = self.prospect(namespace, wanted);
         let is_seen = matches!(prospect, Prospect::Fits(revision) if self.seen.is_known(namespace, revision));
         if wanted.is_empty() || is_seen {
             return Err(HintOutcome::Fits);
         }
-        if !is_by_controller && let Some(permit) = self.permits.acquire(&self.informers.directory(), namespace) {
+        let acquire = || self.permits.acquire(&self.informers.directory(), namespace, origin);
+        if !is_by_controller && let Some(permit) = acquire() {
             return Ok(permit);
         }
         Err(match prospect {
@@ -171,7 +178,7 @@ impl Hints {
             Prospect::Fits(_) => HintOutcome::Fits,
             Prospect::Full => HintOutcome::Full,
             Prospect::Movable => {
-                self.ask_in_background(namespace, wanted);
+                self.ask_in_background(demand, origin);
                 if *is_by_controller { HintOutcome::Passed } else { HintOutcome::Crowded }
             }
         })
@@ -224,8 +231,8 @@ impl Hints {
     }
 
     /// Asks for quota on behalf of a request that does not wait: when it is sent again, it may fit.
-    fn ask_in_background(&self, namespace: &str, wanted: &Amounts) {
-        if self.recently_asked.entry_by_ref(namespace).or_insert(()).is_fresh() {
+    fn ask_in_background(&self, Demand { namespace, wanted, .. }: &Demand, origin: ReviewOrigin) {
+        if self.recently_asked.entry((origin, namespace.clone())).or_insert(()).is_fresh() {
             let _waiting = Waiting::enter(self, namespace, wanted.clone());
             tokio::spawn(self.ask(namespace));
         }
@@ -253,6 +260,17 @@ impl Hints {
             }
         }
     }
+}
+
+/// Answers a review of a namespace that may be made up.
+fn without_waiting(demand: &Demand) -> (HintOutcome, Option<Refusal>) {
+    if demand.wanted.is_empty() {
+        return (HintOutcome::Fits, None);
+    }
+    if demand.is_by_controller {
+        return (HintOutcome::Passed, None);
+    }
+    (HintOutcome::Crowded, Some(Refusal { message: too_late(&demand.namespace), is_temporary: true }))
 }
 
 fn too_late(namespace: &str) -> String {

@@ -5,6 +5,7 @@ use jiff::Timestamp;
 use json_patch::Patch;
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod, Service};
 use kube::core::GroupVersionResource;
+use roster_api::syntax::is_subdomain;
 use roster_core::quota::amount::{Amount, Amounts};
 use roster_core::quota::usage::{of_claim, of_pod, of_service};
 use serde::Deserialize;
@@ -17,6 +18,13 @@ use super::defaults::Containers;
 /// Maximum number of resource names in a request. Waiting requests are kept in memory, and no real quota limits more
 /// names than that.
 const MAX_NAMES: usize = 256;
+
+/// Maximum length of a resource name in a request, in bytes: a qualified name has at most 317, and a prefix such as
+/// `requests.` is added.
+const MAX_NAME_BYTES: usize = 512;
+
+/// Maximum length of the name of a namespace.
+const MAX_NAMESPACE_BYTES: usize = 63;
 
 /// Username of kube-controller-manager.
 const CONTROLLER_MANAGER: &str = "system:kube-controller-manager";
@@ -130,17 +138,33 @@ impl QuotaReview {
     }
 }
 
-/// Parses a review. Returns `None` if it has no request.
+/// Why an AdmissionReview can't be judged.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Malformed {
+    /// It has no request.
+    WithoutRequest,
+    /// The namespace is not a DNS label. Namespaces are kept in memory, so their length must be bounded.
+    Namespace,
+}
+
+/// Parses a review.
 ///
 /// # Errors
-/// If the body is not an AdmissionReview.
-pub fn parse(body: &[u8], now: Timestamp) -> serde_json::Result<Option<QuotaReview>> {
+/// If the body is not an AdmissionReview. The inner error says what the AdmissionReview lacks.
+pub fn parse(body: &[u8], now: Timestamp) -> serde_json::Result<Result<QuotaReview, Malformed>> {
     let Envelope { api_version, kind, request } = serde_json::from_slice(body)?;
-    Ok(request.map(|request| {
-        let ((wanted, containers), is_by_controller) = (requested(&request, now), request.user_info.is_controller());
-        let demand = Demand { wanted, namespace: request.namespace, is_by_controller };
-        QuotaReview { api_version, kind, uid: request.uid, demand, containers }
-    }))
+    let Some(request) = request else { return Ok(Err(Malformed::WithoutRequest)) };
+    if !is_namespace(&request.namespace) {
+        return Ok(Err(Malformed::Namespace));
+    }
+    let ((wanted, containers), is_by_controller) = (requested(&request, now), request.user_info.is_controller());
+    let demand = Demand { wanted, namespace: request.namespace, is_by_controller };
+    Ok(Ok(QuotaReview { api_version, kind, uid: request.uid, demand, containers }))
+}
+
+/// Returns whether kube-apiserver accepts a Namespace of that name.
+fn is_namespace(name: &str) -> bool {
+    name.len() <= MAX_NAMESPACE_BYTES && !name.contains('.') && is_subdomain(name)
 }
 
 /// Returns the amounts that the request adds, which are the new object's minus the old one's, and the containers of a new
@@ -177,7 +201,8 @@ fn added<K>(old: Option<&K>, new: Option<&K>, usage: impl Fn(&K) -> Amounts) -> 
         (name, amount.saturating_sub(less))
     });
     let wanted: Amounts = rest.filter(|(_, amount)| *amount > Amount::ZERO).collect();
-    if wanted.len() <= MAX_NAMES { wanted } else { Amounts::new() }
+    let is_kept = wanted.len() <= MAX_NAMES && wanted.keys().all(|name| name.len() <= MAX_NAME_BYTES);
+    if is_kept { wanted } else { Amounts::new() }
 }
 
 #[cfg(test)]
@@ -186,7 +211,7 @@ mod tests {
 
     fn review(request: &Value) -> QuotaReview {
         let review = json!({"apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview", "request": request});
-        parse(review.to_string().as_bytes(), Timestamp::now()).unwrap().expect("there is a request")
+        parse(review.to_string().as_bytes(), Timestamp::now()).unwrap().ok().expect("there is a request")
     }
 
     fn request(object: &Value, old: &Value) -> Value {
@@ -244,6 +269,34 @@ mod tests {
     }
 
     #[test]
+    fn namespaces_are_dns_labels() {
+        let parsed = |namespace: &str| {
+            let mut request = request(&service(1), &Value::Null);
+            request["namespace"] = json!(namespace);
+            let review = json!({"apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview", "request": request});
+            parse(review.to_string().as_bytes(), Timestamp::now()).unwrap().map(|review| review.demand.namespace)
+        };
+        for good in ["a", "team-1", &"a".repeat(63)] {
+            assert_eq!(parsed(good).as_deref(), Ok(good));
+        }
+        for bad in ["", "a.b", "A", "-a", "a/", &"a".repeat(64), &"a".repeat(60_000)] {
+            assert_eq!(parsed(bad), Err(Malformed::Namespace), "{bad}");
+        }
+    }
+
+    #[test]
+    fn long_resource_names_are_left_to_native_quota() {
+        let wanted = |length: usize| {
+            let requests = json!({format!("example.com/{}", "a".repeat(length)): "1"});
+            let pod = json!({"spec": {"containers": [{"name": "main", "resources": {"requests": requests}}]}});
+            let mut request = request(&pod, &Value::Null);
+            request["resource"]["resource"] = json!("pods");
+            review(&request).demand.wanted
+        };
+        assert!(!wanted(63).is_empty() && wanted(MAX_NAME_BYTES).is_empty());
+    }
+
+    #[test]
     fn the_response_says_whether_to_try_again() {
         let answer = |verdict| review(&request(&service(1), &Value::Null)).answer(verdict);
         let allowed = json!({
@@ -262,6 +315,6 @@ mod tests {
     fn a_body_that_is_not_a_review_is_an_error() {
         assert!(parse(b"[]", Timestamp::now()).is_err());
         let empty = br#"{"apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview"}"#;
-        assert!(parse(empty, Timestamp::now()).unwrap().is_none());
+        assert_eq!(parse(empty, Timestamp::now()).unwrap().map(drop), Err(Malformed::WithoutRequest));
     }
 }
