@@ -211,7 +211,7 @@ mod tests {
 
     fn review(request: &Value) -> QuotaReview {
         let review = json!({"apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview", "request": request});
-        parse(review.to_string().as_bytes(), Timestamp::now()).unwrap().ok().expect("there is a request")
+        parse(review.to_string().as_bytes(), Timestamp::now()).unwrap().expect("there is a request")
     }
 
     fn request(object: &Value, old: &Value) -> Value {
