@@ -393,12 +393,10 @@ mod tests {
 
     #[test]
     fn many_users_are_compared_in_linear_time() {
-        let mut text = "username,email\n".to_owned();
-        let mut users = Vec::new();
-        for at in 0..3_000 {
-            text.push_str(&format!("u{at},u{at}@example.com\n"));
-            users.push((format!("u{at}"), json!({"email": format!("u{at}@example.com")})));
-        }
+        let email = |at: usize| format!("u{at}@example.com");
+        let rows: Vec<String> = (0..3_000).map(|at| format!("u{at},{}\n", email(at))).collect();
+        let users: Vec<_> = (0..3_000).map(|at| (format!("u{at}"), json!({"email": email(at)}))).collect();
+        let text = format!("username,email\n{}", rows.concat());
         let plan = plan(Format::Csv, &text);
         let started = std::time::Instant::now();
         let users: Vec<_> = users.iter().map(|(name, spec)| (&**name, None, spec.clone())).collect();
