@@ -17,7 +17,7 @@ use super::hashes::UnusableHash;
 use super::known::{KnownUser, KnownUsers};
 use super::naming::{GroupNames, NameError, Reference};
 use super::restriction::{Restriction, restrictions};
-use super::rules::{Fault, Kind, Rules};
+use super::rules::{Fault, Faults, Kind, Rules, fault};
 use super::taken::{Claims, Taken, also};
 use super::{hashes, names};
 
@@ -213,8 +213,6 @@ struct Assembly<'a> {
     renamed: Vec<Renamed>,
 }
 
-pub(super) type Faults = Vec<Fault>;
-
 /// A password or hash that can't be imported.
 #[derive(Debug, thiserror::Error)]
 enum CredentialError {
@@ -226,10 +224,6 @@ enum CredentialError {
         "is plaintext, or a hash of an unknown scheme. Give hashes, or hash plaintext on this machine with --hash-passwords"
     )]
     Plaintext,
-}
-
-pub(super) fn fault(field: &str, reason: impl Into<String>) -> Fault {
-    Fault { field: field.to_owned(), reason: reason.into() }
 }
 
 fn manifest(kind: Kind, name: &str, labels: Map<String, Value>, spec: Map<String, Value>) -> Value {
@@ -313,10 +307,9 @@ impl Assembly<'_> {
         if !faults.is_empty() {
             return Err(faults);
         }
-        self.taken.claim(
-            &Claims { place, name: &name, login: &login, emails: &emails, source: person.source.as_deref() },
-            secret.as_ref(),
-        )?;
+        let reference = secret.as_ref().map(|secret| (secret.namespace.clone(), secret.name.clone()));
+        let claims = Claims { place, name: &name, login: &login, emails: &emails, source: person.source.as_deref() };
+        self.taken.claim(&claims, reference)?;
         for group in &person.groups {
             self.accept_declared_members(place, &group.id, groups);
         }

@@ -50,12 +50,11 @@ pub(super) fn contested(input: &Input, known: &KnownUsers) -> HashMap<usize, Vec
             if is_one || is_holder || !faults.is_empty() {
                 continue;
             }
-            let reason = match holder {
-                Some((source, user)) => held(&fault.reason, person, source, user),
-                None => {
-                    let others = claimants.iter().filter(|(other, _)| *other != index).map(|(other, _)| &users[*other]);
-                    shared(&fault.reason, person, others, claimants.len() - 1)
-                }
+            let reason = if let Some((source, user)) = holder {
+                held(&fault.reason, person, source, user)
+            } else {
+                let others = claimants.iter().filter(|(other, _)| *other != index).map(|(other, _)| &users[*other]);
+                shared(&fault.reason, person, others, claimants.len() - 1)
             };
             faults.push(Fault { field: fault.field.clone(), reason });
         }

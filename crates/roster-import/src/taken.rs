@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, HashMap};
 
 use roster_credentials::claim::fold;
 
-use super::assemble::{Faults, Secret, fault};
 use super::draft::{Place, SourceId};
+use super::rules::{Faults, fault};
 
 /// Names that earlier entries of the source have claimed.
 #[derive(Default)]
@@ -40,8 +40,9 @@ pub(super) fn also(what: &str, place: Place) -> String {
 }
 
 impl Taken {
-    /// Claims what must be unique: username, emails, object name, identity in the source and password Secret.
-    pub(super) fn claim(&mut self, claims: &Claims, secret: Option<&Secret>) -> Result<(), Faults> {
+    /// Claims what must be unique: username, emails, object name, identity in the source and password Secret, which is a
+    /// namespace and a name.
+    pub(super) fn claim(&mut self, claims: &Claims, secret: Option<(String, String)>) -> Result<(), Faults> {
         let Claims { place, name, login, emails, source } = *claims;
         let mut faults = Vec::new();
         let mut logins = BTreeMap::new();
@@ -66,8 +67,7 @@ impl Taken {
         if let Some(other) = self.users.get(name).filter(|_| faults.is_empty()) {
             faults.push(fault("metadata.name", also(&format!("another username whose object is {name}"), *other)));
         }
-        let reference = secret.map(|secret| (secret.namespace.clone(), secret.name.clone()));
-        if let Some(other) = reference.as_ref().and_then(|reference| self.secrets.get(reference)) {
+        if let Some(other) = secret.as_ref().and_then(|secret| self.secrets.get(secret)) {
             faults.push(fault("spec.passwordSecretRef", also("the same Secret", *other)));
         }
         if !faults.is_empty() {
@@ -76,7 +76,7 @@ impl Taken {
         self.logins.extend(logins.into_keys().map(|login| (login, place)));
         self.users.insert(name.to_owned(), place);
         self.sources.extend(source.map(|source| (source.to_owned(), place)));
-        self.secrets.extend(reference.map(|reference| (reference, place)));
+        self.secrets.extend(secret.map(|secret| (secret, place)));
         Ok(())
     }
 }

@@ -7,10 +7,10 @@
 
 use std::collections::{HashMap, HashSet};
 
-use super::dn::{Dn, DnError};
-use super::members::{Entries, MEMBERS, missing, reference, reject, rejected};
-use super::parser::{Attribute, Record};
-use crate::draft::{GroupRef, Input, Place, Rejected, SourceId};
+use super::dn::Dn;
+use super::members::{Entries, MEMBERS, member_dn, missing, reference, reject, rejected, report_missing};
+use super::parser::Record;
+use crate::draft::{Input, Place, Rejected, SourceId};
 
 /// What the entry of a group says about its members.
 #[derive(Default)]
@@ -22,12 +22,12 @@ struct Listing {
 }
 
 /// An entry that has `memberOf`.
-pub(super) struct Member<'a> {
-    pub(super) id: SourceId,
-    pub(super) record: &'a Record,
+struct Member<'a> {
+    id: SourceId,
+    record: &'a Record,
     /// Name for messages.
-    pub(super) name: &'a str,
-    pub(super) is_group: bool,
+    name: &'a str,
+    is_group: bool,
 }
 
 /// Result of a check.
@@ -78,8 +78,36 @@ impl Listings {
         listings
     }
 
+    /// Reads the groups of which a group is a member. Adds those that are not in this file.
+    pub(super) fn read_parents(&mut self, index: usize, record: &Record, entries: &mut Entries, input: &mut Input) {
+        let group = input.groups[index].reference();
+        report_missing("memberof", &group.name, &[record], input);
+        let member = Member { id: group.id.clone(), record, name: &group.name, is_group: true };
+        for (line, dn) in self.parents(&member, entries, input) {
+            let parent = entries.group_or_add(&dn, line, input);
+            input.groups[parent].nest(group.clone());
+        }
+    }
+
+    /// Removes the groups of a user that list their members and not this user.
+    pub(super) fn check_groups(
+        &mut self,
+        index: usize,
+        dn: &Dn,
+        record: &Record,
+        entries: &Entries,
+        input: &mut Input,
+    ) {
+        let name = input.users[index].login().to_owned();
+        report_missing("memberof", &name, &[record], input);
+        let member = Member { id: reference(dn).id, record, name: &name, is_group: false };
+        let parents = self.parents(&member, entries, input);
+        let parents: HashSet<SourceId> = parents.iter().map(|(_, dn)| reference(dn).id).collect();
+        input.users[index].groups.retain(|group| parents.contains(&group.id));
+    }
+
     /// Returns the groups in `memberOf` of an entry that may have it as a member, and reports the others.
-    pub(super) fn parents(&mut self, member: &Member, entries: &Entries, input: &mut Input) -> Vec<(usize, GroupRef)> {
+    fn parents(&mut self, member: &Member, entries: &Entries, input: &mut Input) -> Vec<(usize, Dn)> {
         let mut parents = Vec::new();
         for attribute in member.record.all("memberof") {
             let dn = match Dn::parse(&attribute.value) {
@@ -89,12 +117,12 @@ impl Listings {
                     continue;
                 }
             };
-            let group = reference(&dn);
-            match self.verdict(&group.id, member, entries) {
+            let group = reference(&dn).id;
+            match self.verdict(&group, member, entries) {
                 Verdict::Listed => {}
                 Verdict::Unknown => {
                     self.first.get_or_insert_with(|| (attribute.line, attribute.value.clone()));
-                    self.unknown.insert(group.id.clone());
+                    self.unknown.insert(group);
                 }
                 Verdict::NotListed => {
                     let reason = format!(
@@ -106,7 +134,7 @@ impl Listings {
                     continue;
                 }
             }
-            parents.push((attribute.line, group));
+            parents.push((attribute.line, dn));
         }
         parents
     }
@@ -151,10 +179,4 @@ impl Listings {
         let (place, who, field) = (Place::line(line), String::new(), "memberOf".to_owned());
         input.warnings.push(Rejected { place, who, field, reason });
     }
-}
-
-/// Parses the DN of a member.
-pub(super) fn member_dn(member: &Attribute) -> Result<Dn, DnError> {
-    let parse = if member.name == "uniquemember" { Dn::parse_with_uid } else { Dn::parse };
-    parse(&member.value)
 }

@@ -1,9 +1,8 @@
 //! Reads group memberships, which refer to users and groups by DN, username or GID.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 
 use super::dn::{Dn, DnError};
-use super::listings::{Listings, Member, member_dn};
 use super::parser::{Attribute, Range, Record};
 use crate::draft::{GroupDraft, GroupRef, Input, Place, Rejected, SourceId, UserDraft};
 
@@ -123,36 +122,13 @@ impl Entries {
         }
     }
 
-    /// Reads the groups of which a group is a member. Adds those that are not in this file.
-    pub(super) fn read_parents(&mut self, index: usize, record: &Record, listings: &mut Listings, input: &mut Input) {
-        let group = input.groups[index].reference();
-        report_missing("memberof", &group.name, &[record], input);
-        let member = Member { id: group.id.clone(), record, name: &group.name, is_group: true };
-        for (line, parent) in listings.parents(&member, self, input) {
-            let key = parent.id.identifier().and_then(|id| id.strip_prefix("ldap:")).unwrap_or_default().to_owned();
-            let parent = *self.groups.entry(key).or_insert_with(|| {
-                input.groups.push(GroupDraft::new(Place::line(line), parent.id, &parent.name));
-                input.groups.len() - 1
-            });
-            input.groups[parent].nest(group.clone());
-        }
-    }
-
-    /// Removes the groups of a user that list their members and not this user.
-    pub(super) fn check_groups(
-        &self,
-        index: usize,
-        dn: &Dn,
-        record: &Record,
-        listings: &mut Listings,
-        input: &mut Input,
-    ) {
-        let name = input.users[index].login().to_owned();
-        report_missing("memberof", &name, &[record], input);
-        let member = Member { id: reference(dn).id, record, name: &name, is_group: false };
-        let parents: HashSet<SourceId> =
-            listings.parents(&member, self, input).into_iter().map(|(_, group)| group.id).collect();
-        input.users[index].groups.retain(|group| parents.contains(&group.id));
+    /// Returns the index of a group. Adds the group if it is not in this file.
+    pub(super) fn group_or_add(&mut self, dn: &Dn, line: usize, input: &mut Input) -> usize {
+        *self.groups.entry(dn.to_string()).or_insert_with(|| {
+            let GroupRef { id, name } = reference(dn);
+            input.groups.push(GroupDraft::new(Place::line(line), id, &name));
+            input.groups.len() - 1
+        })
     }
 
     /// Returns whether the file has exactly one user with this name.
@@ -161,15 +137,21 @@ impl Entries {
     }
 }
 
-/// Reads the groups that the entry of a user names. [`Entries::check_groups`] checks them when all groups are known.
+/// Reads the groups that the entry of a user names. They must be checked when all groups are known.
 pub(super) fn read_groups(record: &Record, person: &mut UserDraft) {
     for dn in record.all("memberof").filter_map(|attribute| Dn::parse(&attribute.value).ok()) {
         person.join(reference(&dn));
     }
 }
 
+/// Parses the DN of a member.
+pub(super) fn member_dn(member: &Attribute) -> Result<Dn, DnError> {
+    let parse = if member.name == "uniquemember" { Dn::parse_with_uid } else { Dn::parse };
+    parse(&member.value)
+}
+
 /// Reports values that the server did not return. Active Directory returns at most 1,500 at a time, as `;range=0-1499`.
-fn report_missing(name: &str, who: &str, records: &[&Record], input: &mut Input) {
+pub(super) fn report_missing(name: &str, who: &str, records: &[&Record], input: &mut Input) {
     let Some((next, line)) = missing(name, records) else { return };
     let attribute = if name == "memberof" { "memberOf" } else { name };
     let field = format!("{attribute};range");

@@ -33,10 +33,10 @@ pub(super) fn read(bytes: &[u8]) -> Input {
                 groups.push((index, vec![record]));
             }
         } else if is_one_of(record, PEOPLE) {
-            if let Some(dn) = read_dn(record, &mut input) {
-                if let Some(index) = user_draft(&dn, record, &mut entries, &mut input) {
-                    people.push((index, dn, record));
-                }
+            if let Some(dn) = read_dn(record, &mut input)
+                && let Some(index) = user_draft(&dn, record, &mut entries, &mut input)
+            {
+                people.push((index, dn, record));
             }
         } else if record.attributes.iter().any(|attribute| attribute.range.is_some()) {
             more.push(record);
@@ -57,13 +57,13 @@ pub(super) fn read(bytes: &[u8]) -> Input {
     let records = groups.iter().map(|(index, records)| (input.groups[*index].id.clone(), &records[..]));
     let mut listings = Listings::of(records);
     for (index, dn, record) in people {
-        entries.check_groups(index, &dn, record, &mut listings, &mut input);
+        listings.check_groups(index, &dn, record, &entries, &mut input);
     }
     for (index, records) in &groups {
         entries.read_members(*index, records, &mut input);
     }
     for (index, records) in groups {
-        entries.read_parents(index, records[0], &mut listings, &mut input);
+        listings.read_parents(index, records[0], &mut entries, &mut input);
     }
     listings.warn(&mut input);
     input

@@ -42,6 +42,13 @@ pub struct Fault {
     pub reason: String,
 }
 
+/// All faults of an entry.
+pub(super) type Faults = Vec<Fault>;
+
+pub(super) fn fault(field: &str, reason: impl Into<String>) -> Fault {
+    Fault { field: field.to_owned(), reason: reason.into() }
+}
+
 /// Compiled schemas and rules of the CRDs.
 pub struct Rules {
     user: Schema,
