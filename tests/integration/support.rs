@@ -16,10 +16,11 @@ use kube::{Client, Config};
 use roster_api::condition::find;
 use roster_api::user::PasswordSecretRef;
 use roster_api::{PASSWORD_SECRET_TYPE, USER_ANNOTATION, User, UserSpec};
+use roster_harness::kubectl::Pauses;
 use roster_harness::{ControlPlane, Flags, Installation, Operator, Template, operator_under_test, target_dir};
 
 /// How long tests wait for things that should happen at once. Machines are slow and noisy, and no test asserts speed.
-pub(crate) const TIMEOUT: Duration = Duration::from_secs(60);
+pub(crate) const TIMEOUT: Duration = Duration::from_secs(180);
 
 /// A control plane with Roster's chart, and its operators.
 pub(crate) struct Cluster {
@@ -203,11 +204,12 @@ pub(crate) async fn eventually_within<T, F: Future<Output = Result<T, String>>>(
     mut probe: impl FnMut() -> F,
 ) -> T {
     let deadline = Instant::now() + timeout;
+    let mut pauses = Pauses::default();
     loop {
         match probe().await {
             Ok(value) => return value,
             Err(last) if Instant::now() > deadline => panic!("{what}: not within {timeout:?}; last seen: {last}"),
-            Err(_) => tokio::time::sleep(Duration::from_millis(30)).await,
+            Err(_) => tokio::time::sleep(pauses.next()).await,
         }
     }
 }

@@ -139,13 +139,35 @@ impl Kubectl {
 /// The last error, once `timeout` has elapsed.
 pub fn eventually<T>(what: &str, timeout: Duration, mut probe: impl FnMut() -> Result<T>) -> Result<T> {
     let deadline = Instant::now() + timeout;
+    let mut pauses = Pauses::default();
     loop {
         match probe() {
             Ok(value) => return Ok(value),
             Err(error) if Instant::now() > deadline => {
                 return Err(error.context(format!("{what}: not within {timeout:?}")));
             }
-            Err(_) => std::thread::sleep(Duration::from_millis(50)),
+            Err(_) => std::thread::sleep(pauses.next()),
         }
+    }
+}
+
+/// Pauses between two probes: from 30 ms to 250 ms, each longer than the one before. A probe can cost as much CPU time as
+/// the work that it waits for.
+#[derive(Debug)]
+pub struct Pauses(Duration);
+
+impl Default for Pauses {
+    fn default() -> Self {
+        Self(Duration::from_millis(30))
+    }
+}
+
+impl Pauses {
+    /// Returns the next pause.
+    #[expect(clippy::should_implement_trait, reason = "it never ends")]
+    pub fn next(&mut self) -> Duration {
+        let pause = self.0;
+        self.0 = (pause * 3 / 2).min(Duration::from_millis(250));
+        pause
     }
 }

@@ -131,7 +131,8 @@ impl Operator {
     /// If it does not become ready. The message contains the end of its log.
     pub fn start(installation: &Installation, binary: &Path, name: &str, args: &[&str]) -> Result<Self> {
         let mut operator = Self::spawn(installation, binary, name, args)?;
-        let deadline = Instant::now() + Duration::from_secs(60);
+        // Long enough for a busy machine.
+        let deadline = Instant::now() + Duration::from_secs(180);
         while let Err(error) = operator.probe("/readyz") {
             operator.process.check()?;
             if Instant::now() > deadline {
@@ -140,7 +141,7 @@ impl Operator {
             std::thread::sleep(Duration::from_millis(20));
         }
         // kube-apiserver observes the certificate authority asynchronously.
-        eventually("admission answers", Duration::from_secs(60), || {
+        eventually("admission answers", Duration::from_secs(180), || {
             installation.kubectl.run_with_input(&["create", "--dry-run=server", "-f", "-"], PROBE)
         })?;
         Ok(operator)
