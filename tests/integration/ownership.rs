@@ -73,6 +73,9 @@ impl Fixtures<'_> {
 
 const CREATE: &[&str] = &["create", "-f", "-"];
 
+/// Adds an annotation with the manifest.
+const APPLY: &[&str] = &["apply", "-f", "-"];
+
 /// The three ways to change the owner of a namespace.
 fn give<'a>(namespace: &'a str, label: &'a str, object: &'a str) -> [(Vec<&'a str>, &'a str); 3] {
     let status = vec!["patch", "namespace", namespace, "--subresource=status", "--type=merge", "-p", label];
@@ -94,6 +97,8 @@ async fn giving_ownership_requires_control_of_the_owner() {
     fixtures.refused("me-by-name", CREATE, &fixtures.manifest("boss"), boss);
     fixtures.passes("alice", CREATE, &fixtures.manifest("boss"));
     fixtures.passes("boss", CREATE, &fixtures.manifest("boss"));
+    fixtures.passes("boss", APPLY, &fixtures.manifest("boss"));
+    fixtures.refused("eve", APPLY, &fixtures.manifest("boss"), boss);
     // A User that does not exist yet counts by name, and so does one without roles.
     fixtures.refused("eve", CREATE, &fixtures.manifest("late"), "User {n}-late");
     fixtures.passes("alice", CREATE, &fixtures.manifest("late"));

@@ -121,7 +121,7 @@ manifest, or the lock. Of each, what it owns. A change of the lock itself does n
 {{- /* CEL: whether `k` is an annotation from which tools derive what to remove. The same list as in tracking.rs of
 roster-core. */}}
 {{- define "roster.isTracking" -}}
-(k in ['app.kubernetes.io/instance', 'app.kubernetes.io/managed-by', 'applyset.kubernetes.io/part-of', 'config.k8s.io/owning-inventory', 'client.lifecycle.config.k8s.io/deletion', 'kubectl.kubernetes.io/last-applied-configuration'] || k.contains('/') && k.split('/')[0] in ['addonmanager.kubernetes.io', 'argocd.argoproj.io', 'cli-utils.sigs.k8s.io', 'configmanagement.gke.io', 'configsync.gke.io', 'helm.toolkit.fluxcd.io', 'kustomize.toolkit.fluxcd.io', 'helm.sh', 'meta.helm.sh', 'k0s.k0sproject.io', 'kapp.k14s.io', 'objectset.rio.cattle.io', 'fluxcd.controlplane.io', 'kluctl.io', 'work.karmada.io'])
+(k in ['app.kubernetes.io/instance', 'app.kubernetes.io/managed-by', 'applyset.kubernetes.io/part-of', 'config.k8s.io/owning-inventory', 'client.lifecycle.config.k8s.io/deletion', 'kubectl.kubernetes.io/last-applied-configuration', 'tanka.dev/environment'] || k.contains('/') && k.split('/')[0] in ['addonmanager.kubernetes.io', 'argocd.argoproj.io', 'cli-utils.sigs.k8s.io', 'configmanagement.gke.io', 'configsync.gke.io', 'helm.toolkit.fluxcd.io', 'kustomize.toolkit.fluxcd.io', 'helm.sh', 'meta.helm.sh', 'k0s.k0sproject.io', 'kapp.k14s.io', 'objectset.rio.cattle.io', 'fluxcd.controlplane.io', 'kluctl.io', 'work.karmada.io'])
 {{- end }}
 
 {{- /* CEL: whether an update of a Namespace changes metadata from which tools derive what to remove. Other annotations can

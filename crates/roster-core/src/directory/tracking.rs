@@ -18,6 +18,8 @@ const KEYS: &[&str] = &[
     "client.lifecycle.config.k8s.io/deletion",
     // kubectl's annotation that repeats the applied manifest.
     "kubectl.kubernetes.io/last-applied-configuration",
+    // `tk prune`.
+    "tanka.dev/environment",
 ];
 
 /// Prefixes of tracking keys: the DNS name before the slash.

@@ -70,7 +70,7 @@ pub enum Conflict {
     /// remove the lock. The requester does not hold the lock.
     LockOwnership,
     /// It is unknown which fields a manifest in this annotation names, so a tool could remove any of them.
-    UnreadableManifest(&'static str),
+    UnreadableManifest(String),
 }
 
 impl fmt::Display for Conflict {

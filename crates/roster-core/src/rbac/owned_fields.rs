@@ -2,7 +2,7 @@
 //!
 //! Requesters choose the names in both. So the time and memory for them grow linearly with the size of the object.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::fmt;
 use std::hash::{BuildHasher, DefaultHasher, Hash, Hasher, RandomState};
 use std::sync::{Arc, LazyLock};
@@ -10,7 +10,7 @@ use std::sync::{Arc, LazyLock};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ManagedFieldsEntry;
 use kube::core::ObjectMeta;
 use roster_api::{LOCKED_BY_ANNOTATION, SOURCE_ID_ANNOTATION};
-use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde::de::{Deserialize, Deserializer, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Value};
 
 use crate::directory::tracking::is_tracking;
@@ -60,8 +60,13 @@ pub(super) enum Field {
     Metadata(Arc<str>),
     /// All labels and annotations: server-side apply removes those that have no owner of their own.
     Maps,
+    /// All labels: `kubectl apply` removes them if its last manifest has labels and the next one has none.
+    Labels,
     /// The whole object: an annotation with a manifest is a mark for `kubectl apply --prune`.
     Object,
+    /// The whole object, by a manifest of which it is unknown what a tool makes of it: its text is not a JSON object that
+    /// all parsers read in the same way.
+    Unreadable,
 }
 
 impl Field {
@@ -91,17 +96,12 @@ pub(super) fn owned(metadata: &ObjectMeta) -> Owned<'_> {
     for (annotation, text) in manifests(metadata) {
         let owner = Owner::Manifest(annotation);
         let names = field_names(text);
-        let unknown = if names.is_some() { 0 } else { PATHS.hash_one(text) };
-        owned.insert((owner, Field::Object, unknown));
+        let field = if names.is_some() { Field::Object } else { Field::Unreadable };
+        let digest = if names.is_some() { 0 } else { PATHS.hash_one(text) };
+        owned.insert((owner, field, digest));
         insert(&mut owned, owner, &names.unwrap_or_default());
     }
     owned
-}
-
-/// Returns the manifest annotation of which it is unknown what a tool makes of it, because its text is not a JSON object
-/// that all parsers read in the same way, with that text.
-pub(super) fn unreadable(metadata: &ObjectMeta) -> BTreeMap<&'static str, &str> {
-    manifests(metadata).filter(|(_, text)| field_names(text).is_none()).collect()
 }
 
 /// Returns the annotations with manifests and their text.
@@ -134,12 +134,15 @@ fn insert_metadata<'a>(owned: &mut Owned<'a>, owner: Owner<'a>, metadata: &Value
     for (step, below) in children(metadata) {
         match step {
             "f:labels" | "f:annotations" => {
-                // Every manager that adds the first label or annotation by an update owns the map, too. With an empty map in
-                // the manifest, `kubectl apply` removes all labels. It always writes a map of annotations.
-                let owns_map = owner.is_applier() && (is_leaf(below) || below.get(".").is_some())
-                    || owner.is_manifest() && step == "f:labels" && is_leaf(below);
-                if owns_map {
+                // Every manager that adds the first label or annotation by an update owns the map, too.
+                let owns_map = owner.is_applier() && (is_leaf(below) || below.get(".").is_some());
+                let has_labels = owner.is_manifest() && step == "f:labels";
+                if owns_map || has_labels && is_leaf(below) {
                     owned.insert((owner, Field::Maps, 0));
+                }
+                // `kubectl apply` always writes a map of annotations.
+                if has_labels {
+                    owned.insert((owner, Field::Labels, 0));
                 }
                 let names = children(below).filter_map(|(step, _)| field_name(step));
                 owned.extend(names.filter_map(|name| Some((owner, entry_of_map(step, name)?, 0))));
@@ -250,7 +253,9 @@ impl<'de> Visitor<'de> for FieldNamesVisitor {
     fn visit_map<A: MapAccess<'de>>(self, mut fields: A) -> Result<Value, A::Error> {
         let mut names = Map::new();
         while let Some((name, below)) = fields.next_entry::<String, FieldNames>()? {
-            names.insert(format!("f:{name}"), below.0);
+            if names.insert(format!("f:{name}"), below.0).is_some() {
+                return Err(A::Error::custom("a duplicate field"));
+            }
         }
         Ok(Value::Object(names))
     }

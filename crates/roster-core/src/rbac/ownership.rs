@@ -10,6 +10,7 @@
 //! who owns a field that matters counts as one by the requester.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ManagedFieldsEntry, OwnerReference};
 use kube::Resource;
@@ -17,7 +18,7 @@ use kube::core::ObjectMeta;
 use roster_api::LOCKED_BY_ANNOTATION;
 use serde::Serialize;
 
-use super::owned_fields::{Field, MANIFEST_ANNOTATIONS, Owned, Owner, owned, unreadable};
+use super::owned_fields::{Field, MANIFEST_ANNOTATIONS, Owned, Owner, owned};
 use crate::directory::tracking::is_tracking;
 
 /// The manager that kube-apiserver gives the fields of the oldest managers that update to, when an object has more than
@@ -25,39 +26,52 @@ use crate::directory::tracking::is_tracking;
 const MERGED_MANAGER: &str = "ancient-changes";
 
 /// A difference between two versions of an object: who gained or lost which field.
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 struct Transfer<'a> {
     owner: Owner<'a>,
-    field: &'a Field,
+    field: Field,
     is_gain: bool,
     /// Whether kube-apiserver has merged managers, of which one owns a manifest.
     is_merge: bool,
 }
 
-/// Who owns which fields of an object before and after a change.
+/// How a change affects who owns which fields of an object.
 #[derive(Debug, Default)]
 pub struct Ownership<'a> {
     /// `None` for an object that is created.
     old: Option<&'a ObjectMeta>,
     /// `None` for an object that is deleted. Then nothing is owned.
     new: Option<&'a ObjectMeta>,
-    before: Owned<'a>,
-    after: Owned<'a>,
+    transfers: Vec<Transfer<'a>>,
+    /// Managers whose fields `kubectl apply --server-side` adopts after the change.
+    adopted: BTreeSet<&'a str>,
+    /// Labels that a field manager owns after the change.
+    managed_labels: BTreeSet<Arc<str>>,
 }
 
 impl<'a> Ownership<'a> {
     /// Compares two versions of an object. `old` is `None` if it is created, `new` if it is deleted.
     pub fn between(old: Option<&'a ObjectMeta>, new: Option<&'a ObjectMeta>) -> Self {
         let Some(new) = new else { return Self::default() };
-        Self { old, new: Some(new), before: old.map(owned).unwrap_or_default(), after: owned(new) }
+        let (before, after) = (old.map(owned).unwrap_or_default(), owned(new));
+        let labels = after.iter().filter(|(owner, ..)| owner.is_manager());
+        let labels = labels.filter_map(|(_, field, _)| if let Field::Label(name) = field { Some(name) } else { None });
+        Self {
+            old,
+            new: Some(new),
+            transfers: transfers(&before, &after),
+            adopted: adopted(&after),
+            managed_labels: labels.cloned().collect(),
+        }
     }
 
     /// Returns an annotation with a manifest that the change sets, changes or removes, although it is unknown which fields
     /// it names.
-    pub fn unreadable_manifest(&self) -> Option<&'static str> {
-        let (before, after) = (self.old.map(unreadable).unwrap_or_default(), unreadable(self.new?));
-        let mut names = before.keys().chain(after.keys());
-        names.find(|name| before.get(*name) != after.get(*name)).copied()
+    pub fn unreadable_manifest(&self) -> Option<&'a str> {
+        self.transfers.iter().find_map(|transfer| match transfer.owner {
+            Owner::Manifest(annotation) if transfer.field == Field::Unreadable => Some(annotation),
+            _ => None,
+        })
     }
 
     /// Returns the metadata by which a change lets tools remove something that it does not change itself, or keep
@@ -77,19 +91,18 @@ impl<'a> Ownership<'a> {
         if let Some(mark) = changed_mark(old.meta(), new.meta()) {
             return Some(mark);
         }
-        if self.before == self.after {
-            return None;
-        }
         let spec =
             |object: &K| serde_json::to_value(object).map(|mut object| object["spec"].take()).unwrap_or_default();
         let specs = (spec(old), spec(new));
-        let counts = |transfer: &Transfer<'_>| match transfer.field {
+        let counts = |transfer: &&Transfer<'_>| match &transfer.field {
             Field::Spec(name) => !is_descriptive(name) && specs.0.get(&**name) == specs.1.get(&**name),
             // Otherwise, many managers could prevent others from writing the object. What depends on the label counts.
             Field::Label(_) if transfer.is_merge => false,
-            _ => self.is_kept(*transfer),
+            // What depends on the labels counts.
+            Field::Labels => false,
+            _ => self.is_kept(transfer),
         };
-        self.transfers().find(counts).map(|transfer| match transfer.owner {
+        self.transfers.iter().find(counts).map(|transfer| match transfer.owner {
             Owner::Manager { .. } => "metadata.managedFields".to_owned(),
             Owner::Manifest(annotation) => format!("metadata.annotations[{annotation}]"),
         })
@@ -103,16 +116,15 @@ impl<'a> Ownership<'a> {
         is_descriptive: impl Fn(&str) -> bool,
         restricts: impl Fn(&str) -> bool,
     ) -> bool {
-        let adopted = adopted(&self.after);
         let removes = |owner: Owner<'_>| match owner {
-            Owner::Manager { name, is_applier, .. } => is_applier || adopted.contains(name),
+            Owner::Manager { name, is_applier, .. } => is_applier || self.adopted.contains(name),
             Owner::Manifest(_) => true,
         };
-        let is_given = |transfer: Transfer<'_>| {
-            let Field::Spec(field) = transfer.field else { return false };
+        let is_given = |transfer: &Transfer<'_>| {
+            let Field::Spec(field) = &transfer.field else { return false };
             transfer.is_gain && !is_descriptive(field) && (removes(transfer.owner) || restricts(field))
         };
-        self.transfers().any(is_given)
+        self.transfers.iter().any(is_given)
     }
 
     /// Returns the labels that a tool may remove after a change, because the change makes or ends an owner of them, whether
@@ -123,64 +135,43 @@ impl<'a> Ownership<'a> {
             self.new.and_then(|new| new.labels.as_ref()).into_iter().flatten().map(|(name, _)| name.as_str()).collect();
         let mut removable = BTreeSet::new();
         let (mut all, mut unmanaged) = (false, false);
-        for Transfer { owner, field, is_gain, .. } in self.transfers() {
+        for Transfer { owner, field, is_gain, .. } in &self.transfers {
             match field {
                 Field::Label(name) => {
-                    if labels.contains(&**name) || is_gain && owner.is_manifest() {
+                    if labels.contains(&**name) || *is_gain && owner.is_manifest() {
                         removable.insert(name.to_string());
                     }
                     // Server-side apply removes the map with its last owned label, and with it the labels that no manager
                     // owns.
-                    unmanaged |= is_gain && owner.is_applier();
+                    unmanaged |= *is_gain && owner.is_applier();
                 }
-                _ => all |= *field == Field::Maps || field.is_manifest(),
+                _ => all |= [Field::Maps, Field::Labels].contains(field) || field.is_manifest(),
             }
         }
-        let managed = if unmanaged { self.managed_labels() } else { BTreeSet::new() };
-        let others = labels.into_iter().filter(|label| all || unmanaged && !managed.contains(label));
+        let others = labels.into_iter().filter(|label| all || unmanaged && !self.managed_labels.contains(*label));
         removable.extend(others.map(str::to_owned));
         removable
-    }
-
-    /// Returns the labels that a field manager owns after the change.
-    fn managed_labels(&self) -> BTreeSet<&str> {
-        let labels = self.after.iter().filter(|(owner, ..)| owner.is_manager());
-        labels.filter_map(|(_, field, _)| if let Field::Label(name) = field { Some(&**name) } else { None }).collect()
     }
 
     /// Returns whether a change lets tools remove this label, although the change keeps it.
     pub fn may_lose_label(&self, label: &str) -> bool {
         let concerns = |field: &Field| match field {
-            Field::Maps => true,
+            Field::Maps | Field::Labels => true,
             Field::Label(name) => **name == *label,
             _ => field.is_manifest(),
         };
-        self.transfers().any(|transfer| concerns(transfer.field) && self.is_kept(transfer))
+        self.transfers.iter().any(|transfer| concerns(&transfer.field) && self.is_kept(transfer))
     }
 
     /// Returns whether a change makes or ends an owner of the annotation that locks a Namespace, although it does not set
     /// the annotation.
     pub fn transfers_lock(&self) -> bool {
         let is_lock = |field: &Field| matches!(field, Field::Annotation(name) if **name == *LOCKED_BY_ANNOTATION);
-        self.transfers().any(|transfer| is_lock(transfer.field) && self.is_kept(transfer))
-    }
-
-    fn transfers(&self) -> impl Iterator<Item = Transfer<'_>> {
-        let (before, after) = (&self.before, &self.after);
-        let merged = merged(before, after);
-        let gained = after.difference(before).map(|entry| (entry, true));
-        let lost = before.difference(after).map(|entry| (entry, false));
-        gained.chain(lost).filter_map(move |((owner, field, path), is_gain)| {
-            // Other owners of the same field take no part in the merge.
-            let is_part = updater(*owner).is_some_and(|name| !is_gain || name == MERGED_MANAGER);
-            let merge = is_part.then(|| merged.get(&(field, *path))).flatten();
-            let transfer = Transfer { owner: *owner, field, is_gain, is_merge: merge.is_some() };
-            (merge != Some(&Merge::Neutral)).then_some(transfer)
-        })
+        self.transfers.iter().any(|transfer| is_lock(&transfer.field) && self.is_kept(transfer))
     }
 
     /// Returns whether the change keeps the metadata field that gains or loses an owner.
-    fn is_kept(&self, transfer: Transfer<'_>) -> bool {
+    fn is_kept(&self, transfer: &Transfer<'_>) -> bool {
         fn entry<'m>(map: Option<&'m BTreeMap<String, String>>, name: &str) -> Option<&'m String> {
             map.and_then(|map| map.get(name))
         }
@@ -189,7 +180,7 @@ impl<'a> Ownership<'a> {
             |object: Option<&'a ObjectMeta>, name| entry(object.and_then(|object| object.labels.as_ref()), name);
         let annotation =
             |object: Option<&'a ObjectMeta>, name| entry(object.and_then(|object| object.annotations.as_ref()), name);
-        match transfer.field {
+        match &transfer.field {
             Field::Label(name) => label(old, name) == label(new, name),
             // Any other field of a manager that comes to own a manifest is adopted with it.
             Field::Annotation(_) if transfer.is_gain && transfer.field.is_manifest() => true,
@@ -198,9 +189,23 @@ impl<'a> Ownership<'a> {
                 old.map(|old| &old.finalizers) == new.map(|new| &new.finalizers)
             }
             Field::Metadata(_) => old.map(|old| &old.owner_references) == new.map(|new| &new.owner_references),
-            Field::Spec(_) | Field::Maps | Field::Object => true,
+            Field::Spec(_) | Field::Maps | Field::Labels | Field::Object | Field::Unreadable => true,
         }
     }
+}
+
+fn transfers<'a>(before: &Owned<'a>, after: &Owned<'a>) -> Vec<Transfer<'a>> {
+    let merged = merged(before, after);
+    let gained = after.difference(before).map(|entry| (entry, true));
+    let lost = before.difference(after).map(|entry| (entry, false));
+    let transfer = |((owner, field, path), is_gain): (&(Owner<'a>, Field, u64), bool)| {
+        // Other owners of the same field take no part in the merge.
+        let is_part = updater(*owner).is_some_and(|name| !is_gain || name == MERGED_MANAGER);
+        let merge = is_part.then(|| merged.get(&(field, *path))).flatten();
+        let transfer = Transfer { owner: *owner, field: field.clone(), is_gain, is_merge: merge.is_some() };
+        (merge != Some(&Merge::Neutral)).then_some(transfer)
+    };
+    gained.chain(lost).filter_map(transfer).collect()
 }
 
 /// Returns whether the labels, annotations or field managers of an object differ.
@@ -224,7 +229,7 @@ enum Merge {
 
 /// Returns what kube-apiserver has moved from managers that update to [`MERGED_MANAGER`], because there were too many of
 /// them.
-fn merged<'a>(before: &'a Owned<'a>, after: &'a Owned<'a>) -> BTreeMap<(&'a Field, u64), Merge> {
+fn merged<'o>(before: &'o Owned<'_>, after: &'o Owned<'_>) -> BTreeMap<(&'o Field, u64), Merge> {
     let (adopted_before, is_adopted) = (adopted(before), adopted(after).contains(MERGED_MANAGER));
     // With the manifest, what the manager owns already is adopted.
     let has_merged = before.iter().any(|(owner, ..)| updater(*owner) == Some(MERGED_MANAGER));
@@ -254,7 +259,7 @@ fn updater(owner: Owner<'_>) -> Option<&str> {
 
 /// Returns the managers whose fields `kubectl apply --server-side` adopts, because they own the annotation of
 /// `kubectl apply` by an update. kubectl goes by the name of the manager alone.
-fn adopted<'a>(owned: &'a Owned<'a>) -> BTreeSet<&'a str> {
+fn adopted<'a>(owned: &Owned<'a>) -> BTreeSet<&'a str> {
     let adopts = |(owner, field, _): &(Owner<'a>, Field, u64)| match owner {
         Owner::Manager { name, is_applier: false, .. } if field.is_manifest() => Some(*name),
         _ => None,

@@ -131,7 +131,11 @@ impl TokenAuthenticator {
             return Ok(self.bearer_of_session(uid, session).map_or(CredentialState::Ended, |_| valid));
         }
         let Some(name) = credential_ids(extra, API_KEY_CREDENTIAL).next() else { return Ok(CredentialState::Unknown) };
-        let Some(uid) = self.uid_of(presented) else { return Ok(CredentialState::Ended) };
+        let Some(uid) = self.uid_of(presented) else {
+            // The User may be new.
+            let is_current = !self.informers.is_user_watch_failing();
+            return if is_current { Ok(CredentialState::Ended) } else { Err(VaultError::Unavailable.into()) };
+        };
         let found = self.find_key(&uid, |key| key.name == name, source).await?;
         Ok(found.map_or(CredentialState::Ended, |(_, key)| CredentialState::Valid { expires: key.expires }))
     }
@@ -312,6 +316,11 @@ mod tests {
             let judged = token_authenticator.judge_by_id(presented, &extra, foreign_network(1)).await;
             assert_eq!(judged.unwrap(), state, "{id}");
         }
+        informers.fail_user_watch();
+        let extra = extra_of("APIKey=ci");
+        let presented = informers.presented("jane", "u-1", &extra);
+        let judged = token_authenticator.judge_by_id(presented, &extra, foreign_network(1)).await;
+        assert!(matches!(judged, Err(TokenError::Vault(VaultError::Unavailable))), "the User may be new: {judged:?}");
     }
 
     /// Made-up keys must not use up the look-ups that kube-apiserver's TokenReviews need.

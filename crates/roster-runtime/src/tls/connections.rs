@@ -8,7 +8,7 @@
 //!
 //! Connections that are not proven to be kube-apiserver's share a part of the table, so slots always remain for
 //! kube-apiserver, whose connections are never evicted. The path of a webhook can leak, so it proves this only together
-//! with the address: it holds a connection with the certificate, or is in the EndpointSlice of kube-apiserver. Limits
+//! with the address: it holds or recently held a connection with the certificate, or is in the EndpointSlice. Limits
 //! count networks, but what kube-apiserver is granted counts for its exact address: others may use the rest of a network.
 //! Behind a proxy, its address may be unknown. So connections with a path are evicted last, and have a few slots of their
 //! own. When the table is full, connections whose clients do not read are evicted first, then
@@ -32,8 +32,8 @@ pub use super::connection_trust::{Standing, Trust};
 use crate::metrics::CounterBy;
 
 /// How long slots stay reserved for an address after its last connection with kube-apiserver's certificate, which closes
-/// idle connections after 90 s. It has no other privilege by then, because it may have a new owner, who must not be able
-/// to renew the reservation with a path.
+/// idle connections after 90 s. The address may have a new owner by then, who must not be able to renew the reservation
+/// with a path.
 const RESERVATION_TTL: Duration = Duration::from_secs(3600);
 
 /// Maximum number of eviction candidates that one search finds.
@@ -189,21 +189,18 @@ impl State {
         self.addresses.get(address).map(|address| address.held).unwrap_or_default()
     }
 
-    /// Whether kube-apiserver is known to use the address now: the path of a webhook counts as a proof there.
-    fn is_home(&self, address: &IpAddr) -> bool {
+    /// Whether slots are reserved for the address, because kube-apiserver uses it, recently did, or is expected to. The path
+    /// of a webhook counts as a proof there: if the address is not in the EndpointSlice, for example behind a proxy,
+    /// kube-apiserver often holds a connection with the certificate to another replica only.
+    fn is_reserved(&self, address: &IpAddr) -> bool {
         let is_certified = || self.addresses.get(address).is_some_and(|address| address.certified > 0);
-        self.expected.contains(address) || is_certified()
+        let is_recent = |certified: &Instant| certified.elapsed() < RESERVATION_TTL;
+        self.expected.contains(address) || is_certified() || self.api_servers.get(address).is_some_and(is_recent)
     }
 
     /// Whether the address holds proven connections of kube-apiserver.
     fn has_api_server(&self, address: &IpAddr) -> bool {
-        self.is_home(address) && self.held_at(address)[Trust::ApiServer as usize] > 0
-    }
-
-    /// Whether slots are reserved for the address, because kube-apiserver uses it, recently did, or is expected to.
-    fn is_reserved(&self, address: &IpAddr) -> bool {
-        let is_recent = |proven: &Instant| proven.elapsed() < RESERVATION_TTL;
-        self.is_home(address) || self.api_servers.get(address).is_some_and(is_recent)
+        self.is_reserved(address) && self.held_at(address)[Trust::ApiServer as usize] > 0
     }
 
     /// Records that the address had a connection with kube-apiserver's certificate just now.
@@ -491,7 +488,7 @@ impl ConnectionTable {
     fn promote(&self, connection: &Connection, trust: Trust) {
         let mut state = self.state();
         let is_certified = trust == Trust::ApiServer;
-        let is_at_home = trust == Trust::Webhook && state.is_home(&connection.address);
+        let is_at_home = trust == Trust::Webhook && state.is_reserved(&connection.address);
         let trust = if is_at_home { Trust::ApiServer } else { trust };
         let [_, authenticated, webhooks, _] = state.held_with(&connection.address);
         let is_full = match trust {

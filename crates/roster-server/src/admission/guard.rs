@@ -47,7 +47,8 @@ impl<'a, K: Guarded> GuardedWrite<'a, K> {
     /// Returns why the write is denied to all requesters except those that may bind every role. `requester` is the User that
     /// makes it; `None` if the requester is not a User.
     pub fn conflict(&self, directory: &Directory, policy: &Policy, requester: Option<&str>) -> Option<Conflict> {
-        let unreadable = self.ownership.unreadable_manifest().map(Conflict::UnreadableManifest);
+        let unreadable =
+            self.ownership.unreadable_manifest().map(|annotation| Conflict::UnreadableManifest(annotation.to_owned()));
         unreadable.or_else(|| K::conflict(self.old, self.new?, &self.context(directory, policy, requester)))
     }
 
@@ -139,7 +140,7 @@ impl Guarded for Namespace {
             removable: &known.ownership.removable_labels(),
             by,
         });
-        if let Some(without) = without_owner(new, known.ownership) {
+        if let Some(without) = old.and_then(|_| without_owner(new, known.ownership)) {
             required.extend(known.required(&GuardedChange::Namespace {
                 name,
                 old: Some(new.labels()),

@@ -84,6 +84,13 @@ impl Enforcement {
         Self { informers, seen, permits, waiting_since, waits: Waits::default(), defaults }
     }
 
+    /// Forgets since when requests of any origin wait: the quota is enforced.
+    fn forget_waiting(&self, namespace: &str) {
+        for origin in [ReviewOrigin::ApiServer, ReviewOrigin::PathOnly] {
+            self.waiting_since.invalidate(&(origin, namespace.to_owned()));
+        }
+    }
+
     /// Waits until the namespace's quota is enforced.
     ///
     /// # Errors
@@ -94,7 +101,7 @@ impl Enforcement {
         let key = (origin, namespace.clone());
         let is_passed = match self.state(namespace) {
             State::InForce(revision) if self.seen.is_known(namespace, revision) => {
-                self.waiting_since.invalidate(&key);
+                self.forget_waiting(namespace);
                 true
             }
             // The policy decides, and controllers retry.
@@ -114,7 +121,7 @@ impl Enforcement {
             let moved = self.informers.allotments_changed.notified();
             let (why, is_overdue) = match self.state(namespace) {
                 State::InForce(revision) if permit.is_some() && self.seen.wait(namespace, revision, deadline).await => {
-                    self.waiting_since.invalidate(&key);
+                    self.forget_waiting(namespace);
                     return Ok(());
                 }
                 // kube-apiserver has seen the quota enforced, though not with its current headroom.
