@@ -107,12 +107,13 @@ async fn leavers_are_restricted_even_if_nothing_else_is_applied() {
     let mallory = json!({"id": "2", "username": admin, "email": format!("{admin}@example.com")});
     file("leaver.json", &realm(&realm_name, &[person(false, "de"), mallory]));
     let preview = roster(&flags);
-    let says = format!("{path}:1: User {ada} would nevertheless be restricted by spec.state\n");
+    let says =
+        format!("{path}:1: User {ada} would nevertheless be Disabled: the source restricts keycloak:{realm_name}/1\n");
     assert!(!preview.status.success() && text(&preview.stderr).ends_with(&says), "{}", text(&preview.stderr));
     assert_eq!(state().await.state, DesiredState::Active);
     let reported = text(&roster(&apply).stderr);
     let says = "nothing was applied but the restrictions of existing Users (1): find out who created";
-    assert!(reported.contains(&format!("User {ada} is restricted by spec.state")), "{reported}");
+    assert!(reported.contains(&format!("User {ada} is now Disabled: the source restricts keycloak:")), "{reported}");
     assert!(reported.contains(says), "{reported}");
     let spec = state().await;
     assert_eq!(
