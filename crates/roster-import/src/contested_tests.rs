@@ -68,7 +68,7 @@ fn plan_into(users: &[(&str, &str, serde_json::Value)], text: &str) -> Plan {
     let (rules, source) = (Rules::default(), Source { main: text.as_bytes().to_vec(), ..Source::default() });
     let mut options = Options::default();
     for (id, name, spec) in users {
-        options.known_users.add(&format!("keycloak:{id}"), KnownUser::new(name, spec));
+        options.known_users.add(&format!("keycloak:{id}"), name, None, KnownUser::new(name, spec));
     }
     assemble(read(Format::Keycloak, &source, &rules), &options, &rules)
 }

@@ -8,6 +8,7 @@ use anyhow::{Context, Result};
 use backon::{ExponentialBuilder, Retryable};
 use base64::prelude::{BASE64_STANDARD, Engine};
 use futures::{StreamExt, stream};
+use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Secret as SecretObject;
 use kube::api::{Api, ApiResource, DynamicObject, ListParams, Patch, PatchParams};
 use kube::{Client, Resource, ResourceExt};
@@ -19,7 +20,7 @@ use roster_credentials::source::HASH_KEY;
 use roster_import::assemble::{Content, Item, Plan, Secret};
 use roster_import::conflict::{Conflict, Conflicts};
 use roster_import::consent::{Consent, ExistingUser, Findings};
-use roster_import::known::{KnownUser, KnownUsers};
+use roster_import::known::{KnownGroups, KnownUser, KnownUsers};
 use roster_import::rules::Kind;
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::Value;
@@ -224,6 +225,10 @@ fn source(object: &impl ResourceExt) -> Option<&str> {
     object.annotations().get(SOURCE_ID_ANNOTATION).map(String::as_str)
 }
 
+fn created(object: &impl ResourceExt) -> Option<Timestamp> {
+    object.creation_timestamp().map(|time| time.0)
+}
+
 /// Returns the Users that were imported before from one of these identities in the source. Others are not kept, so that
 /// memory does not grow with the number of Users.
 pub(super) async fn known_users(client: &Client, sources: &HashSet<String>) -> Result<KnownUsers> {
@@ -233,7 +238,8 @@ pub(super) async fn known_users(client: &Client, sources: &HashSet<String>) -> R
         let page = api.list(&params).await.context("Users can't be listed")?;
         for object in &page.items {
             if let Some(source) = source(object).filter(|source| sources.contains(*source)) {
-                known.add(source, KnownUser::new(&object.name_any(), &object.data["spec"]));
+                let (name, user) = (object.name_any(), KnownUser::new(&object.name_any(), &object.data["spec"]));
+                known.add(source, &name, created(object), user);
             }
         }
         match page.metadata.continue_.filter(|token| !token.is_empty()) {
@@ -246,16 +252,18 @@ pub(super) async fn known_users(client: &Client, sources: &HashSet<String>) -> R
 /// Returns the names of the Groups that were imported before, by their identities in the source.
 pub(super) async fn known_groups(client: &Client) -> Result<BTreeMap<String, String>> {
     let api = Api::<Group>::all(client.clone());
-    let (mut known, mut params) = (BTreeMap::new(), ListParams::default().limit(PAGE));
+    let (mut known, mut params) = (KnownGroups::default(), ListParams::default().limit(PAGE));
     loop {
         let page = api.list_metadata(&params).await.context("Groups can't be listed")?;
         for object in page.items {
-            // If two Groups have one identity, the comparison with the plan reports it.
-            known.extend(source(&object).map(|source| (source.to_owned(), object.name_any())));
+            if let Some(source) = source(&object) {
+                let name = object.name_any();
+                known.add(source, &name, created(&object), name.clone());
+            }
         }
         match page.metadata.continue_.filter(|token| !token.is_empty()) {
             Some(token) => params = params.continue_token(&token),
-            None => return Ok(known),
+            None => return Ok(known.into_objects()),
         }
     }
 }
