@@ -39,10 +39,10 @@ enum Verdict {
     NotListed,
 }
 
-/// The members that the groups of the file list. Groups are referred to by their index in `listings`.
+/// The members that the groups of the file list. Groups are referred to by their index in `entries`.
 #[derive(Default)]
 pub(super) struct Listings {
-    listings: Vec<Listing>,
+    entries: Vec<Listing>,
     groups: HashMap<SourceId, usize>,
     /// Groups that list an entry by its DN.
     by_dn: HashMap<SourceId, Vec<usize>>,
@@ -62,7 +62,7 @@ impl Listings {
     pub(super) fn of<'a>(groups: impl Iterator<Item = (SourceId, &'a [&'a Record])>) -> Self {
         let mut listings = Self::default();
         for (id, records) in groups {
-            let index = listings.listings.len();
+            let index = listings.entries.len();
             let all = |name: &'static str| records.iter().flat_map(move |record| record.all(name));
             let mut listing = Listing::default();
             for name in MEMBERS {
@@ -81,9 +81,9 @@ impl Listings {
             listing.gids = all("gidnumber").map(|gid| gid.value.clone()).collect();
             listings.has_members |= listing.has_members;
             listings.groups.insert(id, index);
-            listings.listings.push(listing);
+            listings.entries.push(listing);
         }
-        listings.above = vec![Vec::new(); listings.listings.len()];
+        listings.above = vec![Vec::new(); listings.entries.len()];
         for (id, index) in &listings.groups {
             listings.above[*index] = listings.by_dn.get(id).cloned().unwrap_or_default();
         }
@@ -162,7 +162,7 @@ impl Listings {
         listed_by: &mut Option<HashSet<usize>>,
     ) -> Verdict {
         let Some(index) = self.groups.get(group) else { return Verdict::Unknown };
-        let listing = &self.listings[*index];
+        let listing = &self.entries[*index];
         if !self.has_members || listing.is_partial {
             return Verdict::Unknown;
         }
