@@ -16,7 +16,7 @@ use super::draft::{Credential, GroupDraft, GroupRef, Input, Place, Rejected, Sou
 use super::hashes::UnusableHash;
 use super::known::{KnownUser, KnownUsers};
 use super::naming::{GroupNames, NameError, Reference};
-use super::restriction::{Restriction, restrictions};
+use super::restriction::Restrictions;
 use super::rules::{Fault, Faults, Kind, Rules, fault};
 use super::taken::{Claims, Taken, also};
 use super::{hashes, names};
@@ -57,8 +57,8 @@ pub struct Plan {
     pub warnings: Vec<Rejected>,
     /// People that the source has renamed since they were imported.
     pub renamed: Vec<Renamed>,
-    /// Restrictions of people, by their identities in the source, whether or not the plan has an item for them.
-    pub restrictions: BTreeMap<String, Restriction>,
+    /// Restrictions of people, whether or not the plan has an item for them.
+    pub restrictions: Restrictions,
 }
 
 /// A person that the source has renamed since they were imported.
@@ -137,7 +137,7 @@ impl Secret {
 /// Validates the input and plans the objects to write.
 pub fn assemble(mut input: Input, options: &Options, rules: &Rules) -> Plan {
     refer_to_groups(&mut input, options);
-    let restrictions = restrictions(&input.users);
+    let restrictions = Restrictions::of(&input);
     let names = &GroupNames::of(&input, &options.known_groups);
     let mut contested = contested(&input, &options.known_users);
     let (taken, without_hash, suffixed, renamed) = (Taken::default(), Vec::new(), Vec::new(), Vec::new());

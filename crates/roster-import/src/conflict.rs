@@ -59,16 +59,14 @@ impl fmt::Display for Conflict {
                 "{kind} {name} already exists without the annotation {SOURCE_ID_ANNOTATION}, and this import would use it for \
                  {planned}: rename one of them, or delete the {kind}; if both are the same, set the annotation to {planned}"
             ),
-            (Difference::Name { source, planned }, Kind::User) => write!(
-                f,
-                "User {name} already exists for {source}, and this import would use User {planned} for the same person: remove the \
-                 annotation {SOURCE_ID_ANNOTATION} from the one that does not belong to this person, or delete it"
-            ),
-            (Difference::Name { source, planned }, Kind::Group) => write!(
-                f,
-                "{kind} {name} already exists for {source}, and this import would use {planned} instead, which has none of \
-                 the roles of {name}: delete {kind} {name}, or remove its annotation {SOURCE_ID_ANNOTATION}"
-            ),
+            (Difference::Name { source, planned }, _) => {
+                let who = if self.kind == Kind::User { "person" } else { "group" };
+                write!(
+                    f,
+                    "{kind} {name} already exists for {source}, and this import would use {kind} {planned} for the same {who}: \
+                     remove the annotation {SOURCE_ID_ANNOTATION} from the one that does not belong to this {who}, or delete it"
+                )
+            }
             (Difference::Title { existing, planned }, Kind::Group) => write!(
                 f,
                 "{kind} {name} already exists as {existing:?}, and this import would use it for {planned:?}: rename one of them, or \
@@ -227,8 +225,9 @@ mod tests {
         let both = plan(Format::Ldif, &format!("{}{}", person("ada", "a"), person("bob", "b")));
         let found = conflicts(&both, Kind::Group, "admins", Some("ldap:cn=admins,ou=a,dc=x"), &json!({}));
         assert!(found[0].starts_with(
-            "Group admins already exists for ldap:cn=admins,ou=a,dc=x, and this import would use admins-"
+            "Group admins already exists for ldap:cn=admins,ou=a,dc=x, and this import would use Group admins-"
         ));
+        assert!(found[0].ends_with("from the one that does not belong to this group, or delete it"), "{found:?}");
         assert_eq!(conflicts(&both, Kind::Group, "admins", None, &json!({})), [""; 0]);
     }
 

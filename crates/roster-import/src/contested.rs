@@ -21,6 +21,7 @@ use roster_credentials::claim::fold;
 use super::draft::{Input, UserDraft};
 use super::known::{KnownUser, KnownUsers};
 use super::names;
+use super::restriction::restricts;
 use super::rules::Fault;
 
 /// Maximum number of other users that a message names.
@@ -74,10 +75,14 @@ fn ambiguous(users: &[UserDraft]) -> HashMap<usize, Vec<Fault>> {
         |indexes: &Vec<usize>| indexes.iter().any(|index| users[*index].content != users[indexes[0]].content);
     let mut faults = HashMap::new();
     for (source, indexes) in by_source.into_iter().filter(|(_, indexes)| is_ambiguous(indexes)) {
+        // One of the entries may be planted so that another person is disabled.
+        let is_restricted = restricts(indexes.iter().map(|index| &users[*index]));
+        let restricted =
+            if is_restricted { "; until then, the User is restricted only by what all of them demand" } else { "" };
         for index in &indexes {
             let other = if index == &indexes[0] { indexes[1] } else { indexes[0] };
             let reason = format!(
-                "{source} is also on line {} with other content, and all of them are rejected: remove all but one",
+                "{source} is also on line {} with other content, and all of them are rejected: remove all but one{restricted}",
                 users[other].place.line
             );
             faults.insert(*index, vec![Fault { field: "metadata.annotations".to_owned(), reason }]);

@@ -68,7 +68,7 @@ fn plan_into(users: &[(&str, &str, serde_json::Value)], text: &str) -> Plan {
     let (rules, source) = (Rules::default(), Source { main: text.as_bytes().to_vec(), ..Source::default() });
     let mut options = Options::default();
     for (id, name, spec) in users {
-        options.known_users.add(&format!("keycloak:{id}"), KnownUser::new(name, spec));
+        options.known_users.add(&format!("keycloak:{id}"), name, None, KnownUser::new(name, spec));
     }
     assemble(read(Format::Keycloak, &source, &rules), &options, &rules)
 }
@@ -162,7 +162,8 @@ fn restrictions_of_rejected_people_remain() {
     let leaver = json!({"id": "1", "username": "ada", "enabled": false, "attributes": {"locale": ["?"]}});
     let plan = plan(Format::Keycloak, &json!({"realm": "a", "users": [leaver]}).to_string());
     assert_eq!((names(&plan).len(), plan.rejected.len()), (0, 1));
-    let missing = plan.restrictions["keycloak:a/1"].missing(&json!({"email": "ada@example.com"})).unwrap();
+    let missing = plan.restrictions.get("keycloak:a/1", "ada").unwrap();
+    let missing = missing.missing(&json!({"email": "ada@example.com"})).unwrap();
     assert_eq!(serde_json::Value::from(missing), json!({"state": "Disabled"}));
 }
 

@@ -7,6 +7,7 @@ use serde_json::Value;
 
 use super::documents::{Located, Text};
 use super::draft::{GroupDraft, GroupRef, Input, Rejected, SourceId, UserDraft};
+use super::expiry::is_never;
 
 /// Reads Users and Groups.
 pub(super) fn read(bytes: &[u8]) -> Input {
@@ -104,6 +105,7 @@ fn expiry(value: &Value, person: &mut UserDraft) {
         return;
     }
     match end.parse::<Timestamp>() {
+        Ok(time) if is_never(time) => {}
         Ok(time) => person.set("validity.notAfter", time.to_string()),
         Err(_) => person.fault("status.expireAt", "must be a time such as 2030-12-31T23:59:59Z"),
     }

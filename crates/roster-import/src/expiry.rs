@@ -1,4 +1,5 @@
-//! Parses the expiry of accounts in the notations of other systems. `None` means never.
+//! Parses the expiry of accounts in the notations of other systems. `None` means never, as do times from the year 9999 on,
+//! which the CRDs do not accept.
 //!
 //! A date that can't be read is an error: if it were ignored, an expired account would be imported as an active one.
 
@@ -14,6 +15,9 @@ const FILETIME_PER_SECOND: i64 = 10_000_000;
 
 /// Largest 32-bit time: Samba writes it for "never".
 const NEVER_32: i64 = 0x7fff_ffff;
+
+/// 9999-01-01, from which on the CRDs accept no time, in seconds since 1970-01-01.
+const YEAR_9999: i64 = 253_370_764_800;
 
 /// An expiry that can't be read.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
@@ -67,9 +71,14 @@ pub(super) fn seconds(text: &str) -> Result<Option<Timestamp>, ExpiryError> {
     }
 }
 
-/// Returns `None`, which means never, if the time is later than a [`Timestamp`] can be (the end of the year 9999).
+/// Returns whether a time is so late that it means never.
+pub(super) fn is_never(time: Timestamp) -> bool {
+    time.as_second() >= YEAR_9999
+}
+
+/// Returns `None`, which means never, from the year 9999 on, and if the time is later than a [`Timestamp`] can be.
 fn seconds_after_1970(seconds: Option<i64>) -> Option<Timestamp> {
-    seconds.and_then(|seconds| Timestamp::from_second(seconds).ok())
+    seconds.and_then(|seconds| Timestamp::from_second(seconds).ok()).filter(|time| !is_never(*time))
 }
 
 /// Reads a GeneralizedTime: `YYYYMMDDHH[MM[SS]]`, a fraction, and `Z` or an offset. Ignores the fraction.
@@ -90,7 +99,7 @@ pub(super) fn generalized_time(text: &str) -> Result<Option<Timestamp>, ExpiryEr
     let second = second.min(59);
     let time = DateTime::new(year, month, day, hour, minute, second, 0).map_err(|_| invalid)?;
     let time = offset(rest).and_then(|offset| time.checked_sub(offset.seconds()).ok()).ok_or(invalid)?;
-    Ok(Offset::UTC.to_timestamp(time).ok())
+    Ok(Offset::UTC.to_timestamp(time).ok().filter(|time| !is_never(*time)))
 }
 
 /// Reads `Z`, `+HH` or `+HHMM`. Returns seconds.
@@ -164,6 +173,12 @@ mod tests {
     #[test]
     fn times_out_of_range_mean_never() {
         assert_eq!(generalized_time("99991231235959Z"), Ok(None));
+        assert_eq!(generalized_time("99990101000000Z"), Ok(None));
+        assert_eq!(generalized_time("99981231235959Z"), Ok(Some(time("9998-12-31T23:59:59Z"))));
+        assert!(is_never(time("9999-01-01T00:00:00Z")) && !is_never(time("9998-12-31T23:59:59Z")));
+        assert_eq!((seconds("253370764800"), days("2932532")), (Ok(None), Ok(None)));
+        // 9999-06-01 in Active Directory.
+        assert_eq!(file_time("2650282848000000000"), Ok(None));
     }
 
     proptest! {

@@ -1,7 +1,8 @@
-//! Users of the cluster that were imported before from people of the source.
+//! Users and Groups of the cluster that were imported before from people and groups of the source.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
+use jiff::Timestamp;
 use roster_credentials::claim::fold;
 use serde_json::Value;
 
@@ -31,22 +32,70 @@ impl KnownUser {
     }
 }
 
-/// Users that were imported before, by their identities in the source.
-#[derive(Clone, Debug, Default)]
-pub struct KnownUsers(HashMap<String, KnownUser>);
+/// Objects of the cluster that were imported before, by their identities in the source. If several have one identity, the
+/// oldest one is kept, and the comparison with the plan reports the others: a later one may be planted.
+#[derive(Clone, Debug)]
+pub struct Known<T>(HashMap<String, (Age, T)>);
 
-impl KnownUsers {
-    /// Adds a User. If several have one identity, the first name in alphabetical order is kept, and the comparison with
-    /// the plan reports the others.
-    pub fn add(&mut self, source: &str, user: KnownUser) {
-        let known = self.0.entry(source.to_owned()).or_insert_with(|| user.clone());
-        if user.name < known.name {
-            *known = user;
+/// Users that were imported before.
+pub type KnownUsers = Known<KnownUser>;
+
+/// Names of the Groups that were imported before.
+pub type KnownGroups = Known<String>;
+
+/// Sorts objects from the oldest to the newest. Those with the same age by name.
+#[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd)]
+struct Age {
+    is_unknown: bool,
+    created: Option<Timestamp>,
+    name: String,
+}
+
+impl<T> Default for Known<T> {
+    fn default() -> Self {
+        Self(HashMap::new())
+    }
+}
+
+impl<T> Known<T> {
+    /// Adds an object with its name and creationTimestamp.
+    pub fn add(&mut self, source: &str, name: &str, created: Option<Timestamp>, object: T) {
+        let age = Age { is_unknown: created.is_none(), created, name: name.to_owned() };
+        match self.0.get_mut(source) {
+            Some(known) if age < known.0 => *known = (age, object),
+            Some(_) => {}
+            None => drop(self.0.insert(source.to_owned(), (age, object))),
         }
     }
 
-    /// Returns the User that was imported from this identity.
-    pub(super) fn of(&self, source: Option<&str>) -> Option<&KnownUser> {
-        self.0.get(source?)
+    /// Returns the object that was imported from this identity.
+    pub(super) fn of(&self, source: Option<&str>) -> Option<&T> {
+        self.0.get(source?).map(|(_, object)| object)
+    }
+
+    /// Returns all objects by their identities.
+    pub fn into_objects(self) -> BTreeMap<String, T> {
+        self.0.into_iter().map(|(source, (_, object))| (source, object)).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_oldest_object_with_an_identity_counts() {
+        let time = |text: &str| Some(text.parse().unwrap());
+        let (old, new) = (time("2026-01-01T00:00:00Z"), time("2026-02-01T00:00:00Z"));
+        let objects = [("c", old), ("b", new), ("d", old), ("a", None)];
+        for order in [[0, 1, 2, 3], [3, 2, 1, 0]] {
+            let mut known = KnownGroups::default();
+            for (name, created) in order.map(|index| objects[index]) {
+                known.add("x:1", name, created, name.to_owned());
+            }
+            assert_eq!(known.of(Some("x:1")).map(String::as_str), Some("c"));
+            assert_eq!((known.of(Some("x:2")), known.of(None)), (None, None));
+            assert_eq!(known.into_objects().len(), 1);
+        }
     }
 }

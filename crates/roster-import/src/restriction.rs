@@ -3,16 +3,24 @@
 //!
 //! A leaver may be able to make the rest of their entry invalid, or to start a conflict. So an import applies these
 //! restrictions to the Users with the same identity in the source even if it rejects the entry, or applies nothing else.
+//!
+//! The reverse is possible, too: someone may be able to plant an entry with the identity of another person. So several
+//! entries with one identity restrict only by what all of them demand. In JSON and YAML, the author of each manifest chooses
+//! its identity, so the manifest must have the name of the User as well.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use jiff::Timestamp;
 use serde_json::{Map, Value};
 
-use super::draft::{Place, UserDraft};
+use super::draft::{Input, Place, UserDraft};
+use super::expiry::is_never;
 
 /// States that restrict a User, from the weakest to the strictest.
 const STATES: [&str; 2] = ["Disabled", "Banned"];
+
+/// Index of `Disabled` in [`STATES`].
+const DISABLED: usize = 0;
 
 /// Restriction of a person of the source.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
@@ -21,51 +29,94 @@ pub struct Restriction {
     pub place: Place,
     /// Index in [`STATES`].
     state: Option<usize>,
-    not_before: Option<Timestamp>,
-    not_after: Option<Timestamp>,
+    validity: Validity,
     require_password_change: bool,
 }
 
+/// A period. Times that mean never are left out.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+struct Validity {
+    not_before: Option<Timestamp>,
+    not_after: Option<Timestamp>,
+}
+
+impl Validity {
+    fn of(spec: Option<&Value>) -> Self {
+        let time = |field: &str| spec?[field].as_str()?.parse().ok();
+        Self { not_before: time("notBefore"), not_after: time("notAfter").filter(|time| !is_never(*time)) }
+    }
+
+    /// Returns whether no time is in the period. The CRD rejects such a validity.
+    fn is_empty(&self) -> bool {
+        let is_reversed = self.not_before.zip(self.not_after).is_some_and(|(begin, end)| begin >= end);
+        is_reversed || self.not_before.is_some_and(is_never)
+    }
+
+    /// Returns the period that is in both.
+    fn and(self, other: Self) -> Self {
+        let not_after = [self.not_after, other.not_after].into_iter().flatten().min();
+        Self { not_before: self.not_before.max(other.not_before), not_after }
+    }
+
+    /// Returns the shortest period that contains both.
+    fn or(self, other: Self) -> Self {
+        let not_after = self.not_after.zip(other.not_after).map(|(one, other)| one.max(other));
+        Self { not_before: self.not_before.min(other.not_before), not_after }
+    }
+
+    fn to_value(self) -> Value {
+        let ends = [("notBefore", self.not_before), ("notAfter", self.not_after)];
+        let ends = ends.into_iter().filter_map(|(field, time)| Some((field.to_owned(), time?.to_string().into())));
+        Value::Object(ends.collect())
+    }
+}
+
 impl Restriction {
-    /// Returns the restriction in an entry, or `None` if it has none.
-    fn of(person: &UserDraft) -> Option<Self> {
-        let time = |field: &str| person.spec.get("validity")?[field].as_str()?.parse().ok();
+    /// Returns the restriction in an entry, which may be empty.
+    fn of(person: &UserDraft) -> Self {
         let restriction = Self {
             place: person.place,
             state: state(person.spec.get("state")),
-            not_before: time("notBefore"),
-            not_after: time("notAfter"),
+            validity: Validity::of(person.spec.get("validity")),
             require_password_change: person.spec.get("requirePasswordChange").is_some_and(|value| value == true),
         };
-        (restriction != Self { place: person.place, ..Self::default() }).then_some(restriction)
+        restriction.without_empty_validity()
     }
 
-    /// Adds the restriction of another entry of the same person.
-    fn merge(&mut self, other: &Self) {
-        self.state = self.state.max(other.state);
-        self.not_before = self.not_before.max(other.not_before);
-        self.not_after = [self.not_after, other.not_after].into_iter().flatten().min();
-        self.require_password_change |= other.require_password_change;
+    /// Replaces a validity in which the User is never valid, because the CRD would reject the whole restriction.
+    fn without_empty_validity(self) -> Self {
+        if !self.validity.is_empty() {
+            return self;
+        }
+        Self { state: self.state.max(Some(DISABLED)), validity: Validity::default(), ..self }
+    }
+
+    fn is_empty(&self) -> bool {
+        *self == Self { place: self.place, ..Self::default() }
+    }
+
+    /// Keeps what another entry of the same person demands as well.
+    fn intersect(&mut self, other: &Self) {
+        self.state = self.state.min(other.state);
+        self.validity = self.validity.or(other.validity);
+        self.require_password_change &= other.require_password_change;
     }
 
     /// Returns the fields of `spec` that must change so that a User with this `spec` is restricted, or `None` if it is
     /// restricted already. Nothing in them gives the User more than it has.
     pub fn missing(&self, spec: &Value) -> Option<Map<String, Value>> {
+        let live = Validity::of(spec.get("validity"));
+        // The field is atomic, so it contains the end that does not change as well.
+        let wanted = Self { validity: live.and(self.validity), ..*self };
+        let wanted = if wanted.validity == live { wanted } else { wanted.without_empty_validity() };
         let mut fields = Map::new();
-        if let Some(wanted) = self.state.filter(|wanted| Some(*wanted) > state(spec.get("state"))) {
+        if let Some(wanted) = wanted.state.filter(|wanted| Some(*wanted) > state(spec.get("state"))) {
             fields.insert("state".to_owned(), STATES[wanted].into());
         }
-        let live = |field: &str| spec["validity"][field].as_str().and_then(|text| text.parse::<Timestamp>().ok());
-        let mut validity = Map::new();
-        let mut tighten = |field: &str, time: Option<Timestamp>| {
-            validity.extend(time.map(|time| (field.to_owned(), time.to_string().into())));
-        };
-        tighten("notBefore", self.not_before.filter(|time| live("notBefore").is_none_or(|live| live < *time)));
-        tighten("notAfter", self.not_after.filter(|time| live("notAfter").is_none_or(|live| *time < live)));
-        if !validity.is_empty() {
-            fields.insert("validity".to_owned(), validity.into());
+        if wanted.validity != live && wanted.validity != Validity::default() {
+            fields.insert("validity".to_owned(), wanted.validity.to_value());
         }
-        if self.require_password_change && spec["requirePasswordChange"] != true {
+        if wanted.require_password_change && spec["requirePasswordChange"] != true {
             fields.insert("requirePasswordChange".to_owned(), true.into());
         }
         (!fields.is_empty()).then_some(fields)
@@ -77,16 +128,38 @@ fn state(value: Option<&Value>) -> Option<usize> {
     STATES.iter().position(|state| value.is_some_and(|value| value == state))
 }
 
-/// Returns the restrictions of all people that have an identity in the source, by this identity. If several entries have
-/// the same one, the strictest values count.
-pub(super) fn restrictions(users: &[UserDraft]) -> BTreeMap<String, Restriction> {
-    let mut all: BTreeMap<String, Restriction> = BTreeMap::new();
-    for person in users {
-        if let (Some(source), Some(restriction)) = (&person.source, Restriction::of(person)) {
-            all.entry(source.clone()).or_insert(restriction).merge(&restriction);
+/// Returns whether any of these people is restricted.
+pub(super) fn restricts<'a>(mut people: impl Iterator<Item = &'a UserDraft>) -> bool {
+    people.any(|person| !Restriction::of(person).is_empty())
+}
+
+/// Restrictions of all people that have an identity in the source, by this identity. In JSON and YAML, also by the name of
+/// the User.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Restrictions(HashMap<String, BTreeMap<Option<String>, Restriction>>);
+
+impl Restrictions {
+    pub(super) fn of(input: &Input) -> Self {
+        let mut all: HashMap<String, BTreeMap<Option<String>, Restriction>> = HashMap::new();
+        for person in &input.users {
+            let name = person.name.clone().filter(|_| input.has_only_names);
+            let (Some(source), true) = (&person.source, name.is_some() || !input.has_only_names) else { continue };
+            let restriction = Restriction::of(person);
+            let of_source = all.entry(source.clone()).or_default();
+            of_source.entry(name).or_insert(restriction).intersect(&restriction);
         }
+        for of_source in all.values_mut() {
+            of_source.retain(|_, restriction| !restriction.is_empty());
+        }
+        all.retain(|_, of_source| !of_source.is_empty());
+        Self(all)
     }
-    all
+
+    /// Returns the restriction of the User with this name that was imported from this identity.
+    pub fn get(&self, source: &str, name: &str) -> Option<&Restriction> {
+        let of_source = self.0.get(source)?;
+        of_source.get(&None).or_else(|| of_source.get(&Some(name.to_owned())))
+    }
 }
 
 #[cfg(test)]
@@ -95,6 +168,8 @@ mod tests {
     use rstest::rstest;
     use serde_json::json;
 
+    const NOW: &str = "2026-01-01T00:00:00Z";
+    const NEVER: &str = "9999-01-01T00:00:00Z";
     const EARLY: &str = "2030-01-01T00:00:00Z";
     const LATE: &str = "2031-01-01T00:00:00Z";
 
@@ -111,24 +186,75 @@ mod tests {
     #[case(json!({"validity": {"notAfter": EARLY}}), json!({}), json!({"validity": {"notAfter": EARLY}}))]
     #[case(json!({"validity": {"notAfter": LATE}}), json!({"validity": {"notAfter": EARLY}}), Value::Null)]
     #[case(json!({"validity": {"notBefore": EARLY, "notAfter": LATE}}), json!({"validity": {"notBefore": LATE}}),
-        json!({"validity": {"notAfter": LATE}}))]
+        json!({"state": "Disabled"}))]
+    #[case(json!({"validity": {"notBefore": NOW, "notAfter": EARLY}}), json!({"validity": {"notAfter": LATE}}),
+        json!({"validity": {"notBefore": NOW, "notAfter": EARLY}}))]
+    #[case(json!({"validity": {"notAfter": EARLY}}), json!({"validity": {"notBefore": NOW}}),
+        json!({"validity": {"notBefore": NOW, "notAfter": EARLY}}))]
+    #[case(json!({"validity": {"notBefore": NOW}}), json!({"validity": {"notBefore": "x", "notAfter": LATE}}),
+        json!({"validity": {"notBefore": NOW, "notAfter": LATE}}))]
+    // The CRD accepts no such validity.
+    #[case(json!({"state": "Disabled", "validity": {"notAfter": NEVER}}), json!({}), json!({"state": "Disabled"}))]
+    #[case(json!({"validity": {"notAfter": NEVER}}), json!({}), Value::Null)]
+    #[case(json!({"validity": {"notBefore": NEVER}}), json!({}), json!({"state": "Disabled"}))]
+    #[case(json!({"validity": {"notBefore": LATE, "notAfter": EARLY}}), json!({}), json!({"state": "Disabled"}))]
+    #[case(json!({"validity": {"notBefore": LATE, "notAfter": EARLY}}), json!({"state": "Banned"}), Value::Null)]
+    #[case(json!({"validity": {"notAfter": EARLY}}), json!({"validity": {"notBefore": EARLY}}), json!({"state": "Disabled"}))]
+    #[case(json!({"validity": {"notBefore": NOW}}), json!({"validity": {"notAfter": NEVER}}), json!({"validity": {"notBefore": NOW}}))]
+    // Nothing changes.
+    #[case(json!({"validity": {"notAfter": LATE}}), json!({"validity": {"notBefore": LATE, "notAfter": EARLY}}), Value::Null)]
     #[case(json!({"requirePasswordChange": true}), json!({}), json!({"requirePasswordChange": true}))]
     #[case(json!({"requirePasswordChange": true}), json!({"requirePasswordChange": true}), Value::Null)]
     #[case(json!({"state": 7, "validity": "x"}), json!({}), Value::Null)]
     fn only_what_restricts_further_is_missing(#[case] entry: Value, #[case] live: Value, #[case] expected: Value) {
-        let all = restrictions(&[person(&entry)]);
-        let missing = all.get("x:1").and_then(|restriction| restriction.missing(&live));
+        let missing = restrictions(vec![person(&entry)]).get("x:1", "ada").and_then(|entry| entry.missing(&live));
         assert_eq!(missing.map_or(Value::Null, Value::Object), expected);
     }
 
-    #[test]
-    fn the_strictest_entry_of_a_person_counts() {
-        let [first, second] =
-            [json!({"state": "Active", "validity": {"notAfter": EARLY}}), json!({"state": "Disabled"})];
-        for users in [[person(&first), person(&second)], [person(&second), person(&first)]] {
-            let missing = restrictions(&users)["x:1"].missing(&json!({})).unwrap();
-            assert_eq!(Value::Object(missing), json!({"state": "Disabled", "validity": {"notAfter": EARLY}}));
+    fn restrictions(users: Vec<UserDraft>) -> Restrictions {
+        Restrictions::of(&Input { users, ..Input::default() })
+    }
+
+    /// Otherwise, someone could disable another person by a planted entry.
+    #[rstest]
+    #[case(json!({"state": "Active"}), json!({"state": "Disabled"}), Value::Null)]
+    #[case(json!({"state": "Active", "validity": {"notAfter": LATE}}), json!({"state": "Disabled"}), Value::Null)]
+    #[case(json!({"state": "Disabled"}), json!({"state": "Disabled"}), json!({"state": "Disabled"}))]
+    #[case(json!({"state": "Disabled"}), json!({"state": "Banned", "requirePasswordChange": true}), json!({"state": "Disabled"}))]
+    #[case(json!({"validity": {"notBefore": NOW, "notAfter": EARLY}}), json!({"validity": {"notAfter": LATE}}),
+        json!({"validity": {"notAfter": LATE}}))]
+    fn entries_of_one_person_restrict_by_what_all_of_them_demand(
+        #[case] one: Value,
+        #[case] other: Value,
+        #[case] expected: Value,
+    ) {
+        for entries in [[&one, &other], [&other, &one]] {
+            let all = restrictions(entries.map(person).into());
+            let missing = all.get("x:1", "ada").and_then(|restriction| restriction.missing(&json!({})));
+            assert_eq!(missing.map_or(Value::Null, Value::Object), expected);
         }
-        assert_eq!(restrictions(&[UserDraft { source: None, ..person(&second) }]).len(), 0);
+    }
+
+    #[test]
+    fn people_without_an_identity_are_not_restricted() {
+        let anonymous = UserDraft { source: None, ..person(&json!({"state": "Disabled"})) };
+        assert_eq!(restrictions(vec![anonymous]), Restrictions::default());
+    }
+
+    /// The author of a manifest chooses its identity.
+    #[test]
+    fn manifests_restrict_only_the_user_with_their_name() {
+        let named = |name: Option<&str>, state: &str| UserDraft {
+            name: name.map(str::to_owned),
+            ..person(&json!({"state": state}))
+        };
+        let of = |users| Restrictions::of(&Input { users, has_only_names: true, ..Input::default() });
+        let restricts = |all: &Restrictions, name: &str| all.get("x:1", name).is_some();
+        let planted = of(vec![named(Some("eve"), "Disabled"), named(None, "Disabled")]);
+        assert!(restricts(&planted, "eve") && !restricts(&planted, "ada"));
+        let both = of(vec![named(Some("eve"), "Active"), named(Some("ada"), "Disabled")]);
+        assert!(!restricts(&both, "eve") && restricts(&both, "ada"));
+        let contested = of(vec![named(Some("ada"), "Active"), named(Some("ada"), "Disabled")]);
+        assert!(!restricts(&contested, "ada"));
     }
 }

@@ -8,18 +8,21 @@ use kube::Client;
 use roster_import::assemble::{Item, Plan};
 use roster_import::draft::Place;
 use roster_import::rules::Kind;
+use serde_json::{Map, Value};
 
 use super::args::{Args, CONCURRENCY, Files, Outcome};
-use super::live::{Live, Restricted};
+use super::live::Live;
 use super::rejects;
+use super::restricted::Restricted;
+use super::step::conflicts;
 
 pub(super) async fn plan(client: Client, plan: Plan, files: &Files, args: &Args) -> Result<Outcome> {
     let (live, force) = (Live::read(client, &plan).await?, args.force_conflicts);
     let mut outcome = Outcome::default();
     let restricted = restrict(&live, files, force, &mut outcome).await?;
     let blocked = blocked(&live, files, args);
-    for restricted in restricted.iter().filter(|restricted| blocked.is_some() || !restricted.is_planned) {
-        rejects::report_restriction(restricted, "is restricted", files);
+    for (user, fields) in restricted.iter().filter(|(user, _)| blocked.is_some() || !user.is_planned) {
+        rejects::report_at(user.place, files, &user.message("is now", fields));
     }
     if let Some(reason) = blocked {
         match restricted.len() {
@@ -59,32 +62,61 @@ pub(super) async fn plan(client: Client, plan: Plan, files: &Files, args: &Args)
 }
 
 /// Restricts existing Users, first of all and each by itself: a conflict, missing consent or an error with other objects,
-/// which a leaver may be able to cause, must not keep their Users active. Returns the Users that are restricted now.
+/// which a leaver may be able to cause, must not keep their Users active. Returns the Users that are restricted now, with the
+/// fields of `spec` that were set.
 async fn restrict<'a>(
     live: &'a Live,
     files: &Files,
     force: bool,
     outcome: &mut Outcome,
-) -> Result<Vec<&'a Restricted>> {
+) -> Result<Vec<(&'a Restricted, Map<String, Value>)>> {
     let mut restricted = Vec::new();
-    let writes =
-        stream::iter(&live.restricted).map(|user| async move { (user, live.apply(&user.step, force, false).await) });
-    let mut writes = writes.buffered(CONCURRENCY);
-    while let Some((user, result)) = writes.next().await {
+    let mut writes =
+        stream::iter(live.restricted.values()).map(|user| restrict_user(live, user, force)).buffered(CONCURRENCY);
+    while let Some((user, fields, error)) = writes.next().await {
         // Users with a manifest are counted when it is applied.
-        match result {
-            Ok(_) => {
-                outcome.changed += usize::from(!user.is_planned);
-                restricted.push(user);
+        let is_counted = !user.is_planned;
+        match error {
+            Some(error @ kube::Error::Api(_)) => {
+                outcome.failed += usize::from(is_counted);
+                report_error(user.place, Kind::User, &user.name, files, &error);
             }
-            Err(error @ kube::Error::Api(_)) => {
-                outcome.failed += usize::from(!user.is_planned);
-                report_error(user.place, Kind::User, user.step.key.name(), files, &error);
-            }
-            Err(error) => bail!("the cluster does not answer: {error}; run the import again to continue"),
+            Some(error) => bail!("the cluster does not answer: {error}; run the import again to continue"),
+            None => outcome.changed += usize::from(is_counted),
+        }
+        if !fields.is_empty() {
+            restricted.push((user, fields));
         }
     }
     Ok(restricted)
+}
+
+/// Restricts a User. If the server does not accept all fields together, tries each of them: a field that another field
+/// manager owns must not keep the User active. Returns the fields that were set, and why others were not.
+async fn restrict_user<'a>(
+    live: &Live,
+    user: &'a Restricted,
+    force: bool,
+) -> (&'a Restricted, Map<String, Value>, Option<kube::Error>) {
+    let mut error = match live.apply(&user.step(&user.fields), force, false).await {
+        Ok(_) => return (user, user.fields.clone(), None),
+        Err(error) => error,
+    };
+    let mut set = Map::new();
+    if user.fields.len() == 1 || !matches!(error, kube::Error::Api(_)) {
+        return (user, set, Some(error));
+    }
+    for (field, value) in &user.fields {
+        // A field that is missing from the manifest would be removed again.
+        let mut fields = set.clone();
+        fields.insert(field.clone(), value.clone());
+        match live.apply(&user.step(&fields), force, false).await {
+            Ok(_) => set = fields,
+            Err(other) => error = other,
+        }
+    }
+    let error = (set.len() < user.fields.len()).then_some(error);
+    (user, set, error)
 }
 
 /// Reports why the plan must not be applied, and returns what to do.
@@ -123,7 +155,7 @@ pub(super) fn report(item: &Item, files: &Files, error: &kube::Error) {
 
 pub(super) fn report_error(place: Place, kind: Kind, name: &str, files: &Files, error: &kube::Error) {
     let message = match error {
-        kube::Error::Api(status) if status.code == 409 => {
+        kube::Error::Api(status) if conflicts(status).next().is_some() => {
             format!("{} (--force-conflicts takes over the fields)", status.message)
         }
         kube::Error::Api(status) => status.message.clone(),

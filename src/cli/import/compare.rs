@@ -16,20 +16,25 @@ pub(super) fn is_applied(manifest: &Value, live: &Value) -> bool {
     owned.as_object().is_some_and(|owned| owns(owned, &Value::Object(desired), live))
 }
 
-/// Returns the fields that this field manager has applied, in the notation of managedFields.
+/// Returns the fields that this field manager has applied, in the notation of managedFields. Entries of subresources are of
+/// others: anyone who may write the status can use the name of this field manager there.
 fn own(live: &Value) -> Option<&Value> {
     let managers = live["metadata"]["managedFields"].as_array().into_iter().flatten();
-    let mut own = managers.filter(|entry| entry["manager"] == FIELD_MANAGER && entry["operation"] == "Apply");
+    let mut own = managers.filter(|entry| {
+        let is_main = entry["subresource"].as_str().is_none_or(str::is_empty);
+        entry["manager"] == FIELD_MANAGER && entry["operation"] == "Apply" && is_main
+    });
     own.next().map(|entry| &entry["fieldsV1"])
 }
 
 /// Returns the fields of `spec` that this field manager has applied, in the notation of managedFields. Null if it has
 /// never applied the object.
 pub(super) fn owned(object: &DynamicObject) -> Value {
-    let mut own = object
-        .managed_fields()
-        .iter()
-        .filter(|entry| entry.manager.as_deref() == Some(FIELD_MANAGER) && entry.operation.as_deref() == Some("Apply"));
+    let mut own = object.managed_fields().iter().filter(|entry| {
+        let is_main = entry.subresource.as_deref().is_none_or(str::is_empty);
+        let is_own = entry.manager.as_deref() == Some(FIELD_MANAGER);
+        is_own && is_main && entry.operation.as_deref() == Some("Apply")
+    });
     let fields = own.next().and_then(|entry| entry.fields_v1.as_ref());
     fields.map_or(Value::Null, |fields| fields.0.get("f:spec").cloned().unwrap_or_else(|| Map::new().into()))
 }
@@ -154,6 +159,23 @@ mod tests {
         assert!(is_applied(&manifest(&json!({})), &object));
         assert!(!is_applied(&manifest(&json!({"zone": "x"})), &object));
         assert!(!is_applied(&manifest(&json!({})), &json!({"metadata": {"name": "ada"}, "spec": {}})));
+    }
+
+    /// Anyone who may write the status can use the name of the field manager there.
+    #[test]
+    fn fields_of_subresources_do_not_count() {
+        let status = json!({
+            "manager": FIELD_MANAGER, "operation": "Apply", "subresource": "status", "fieldsV1": {"f:spec": {"f:email": {}}},
+        });
+        let (spec, desired) = (json!({"zone": "eu", "email": "a@example.com"}), manifest(&json!({"zone": "eu"})));
+        let mut object = live(&spec, &json!({"f:zone": {}}));
+        object["metadata"]["managedFields"].as_array_mut().unwrap().insert(0, status.clone());
+        let typed = |object: &Value| serde_json::from_value::<DynamicObject>(object.clone()).unwrap();
+        assert!(is_applied(&desired, &object));
+        assert_eq!(owned(&typed(&object)), json!({"f:zone": {}}));
+        assert_eq!(extracted(&object)["spec"], json!({"zone": "eu"}));
+        object["metadata"]["managedFields"] = json!([status]);
+        assert_eq!((owned(&typed(&object)), &extracted(&object)["spec"]), (Value::Null, &json!({})));
     }
 
     #[test]

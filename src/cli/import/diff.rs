@@ -15,8 +15,9 @@ use similar::TextDiff;
 
 use super::apply::{report, report_error};
 use super::args::{Args, CONCURRENCY, Files, Outcome};
-use super::live::{Key, Live, Step};
+use super::live::Live;
 use super::rejects;
+use super::step::{Key, Step};
 
 /// Annotation in which kubectl stores the manifest that it applied.
 const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
@@ -62,21 +63,22 @@ pub(super) async fn plan(client: Client, plan: Plan, files: &Files, args: &Args)
 /// those that `--apply` writes nevertheless.
 async fn restrictions(live: &Live, files: &Files, outcome: &mut Outcome) -> Result<()> {
     let is_blocked = outcome.failed > 0;
-    for restricted in &live.restricted {
+    for restricted in live.restricted.values() {
         if is_blocked {
-            rejects::report_restriction(restricted, "would nevertheless be restricted", files);
+            let message = restricted.message("would nevertheless be", &restricted.fields);
+            rejects::report_at(restricted.place, files, &message);
         }
         if restricted.is_planned {
             continue;
         }
-        match unified(live, &restricted.step).await {
+        match unified(live, &restricted.step(&restricted.fields)).await {
             Ok(text) => {
                 write!(stdout(), "{text}")?;
                 outcome.changed += 1;
             }
             Err(error) => {
                 outcome.failed += 1;
-                report_error(restricted.place, Kind::User, restricted.step.key.name(), files, &error);
+                report_error(restricted.place, Kind::User, &restricted.name, files, &error);
             }
         }
     }

@@ -8,6 +8,7 @@ use anyhow::{Context, Result};
 use backon::{ExponentialBuilder, Retryable};
 use base64::prelude::{BASE64_STANDARD, Engine};
 use futures::{StreamExt, stream};
+use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Secret as SecretObject;
 use kube::api::{Api, ApiResource, DynamicObject, ListParams, Patch, PatchParams};
 use kube::{Client, Resource, ResourceExt};
@@ -19,54 +20,18 @@ use roster_credentials::source::HASH_KEY;
 use roster_import::assemble::{Content, Item, Plan, Secret};
 use roster_import::conflict::{Conflict, Conflicts};
 use roster_import::consent::{Consent, ExistingUser, Findings};
-use roster_import::draft::Place;
-use roster_import::known::{KnownUser, KnownUsers};
+use roster_import::known::{KnownGroups, KnownUser, KnownUsers};
 use roster_import::rules::Kind;
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::Value;
 
 use super::args::{CONCURRENCY, FIELD_MANAGER};
-use super::compare::{extracted, is_applied, owned};
+use super::compare::{is_applied, owned};
+use super::restricted::Restricted;
+use super::step::{Key, Step};
 
 /// Maximum number of objects in one page of a list.
 pub(crate) const PAGE: u32 = 500;
-
-/// Identifies an object.
-#[derive(Clone, Debug, Eq, Hash, PartialEq)]
-pub(super) enum Key {
-    /// A User.
-    User(String),
-    /// A Group.
-    Group(String),
-    /// A Secret, by namespace and name.
-    Secret(String, String),
-}
-
-impl Key {
-    /// Returns the name of the object.
-    pub(super) fn name(&self) -> &str {
-        let (Self::User(name) | Self::Group(name) | Self::Secret(_, name)) = self;
-        name
-    }
-}
-
-/// One object of an item, and its current state in the cluster.
-pub(super) struct Step {
-    pub key: Key,
-    pub manifest: Value,
-    /// The current object, if it exists and differs.
-    pub live: Option<Value>,
-}
-
-/// An existing User that the source restricts further.
-pub(super) struct Restricted {
-    pub place: Place,
-    /// Fields of `spec` that the restriction sets.
-    pub fields: Vec<String>,
-    /// Whether the plan has a manifest for the User, which contains the restriction as well.
-    pub is_planned: bool,
-    pub step: Step,
-}
 
 /// The objects of a plan that exist in the cluster.
 pub(super) struct Live {
@@ -78,8 +43,8 @@ pub(super) struct Live {
     pub(super) findings: Findings,
     /// Existing objects that have the name of a planned one but represent another group or person.
     pub(super) conflicts: Vec<Conflict>,
-    /// Existing Users to restrict, whether or not the plan is applied.
-    pub(super) restricted: Vec<Restricted>,
+    /// Existing Users to restrict, whether or not the plan is applied, by name.
+    pub(super) restricted: BTreeMap<String, Restricted>,
 }
 
 impl Live {
@@ -98,7 +63,7 @@ impl Live {
                 wanted.insert(Key::Secret(secret.namespace.clone(), secret.name.clone()), manifest);
             }
         }
-        let (findings, conflicts, restricted) = (Findings::default(), Vec::new(), Vec::new());
+        let (findings, conflicts, restricted) = (Findings::default(), Vec::new(), BTreeMap::new());
         let mut live = Self { client, pool: pool(), found: HashMap::new(), findings, conflicts, restricted };
         let (mut consent, mut conflicts) = (Consent::new(plan), Conflicts::new(plan));
         let api = Api::all_with(live.client.clone(), &resource::<Group>());
@@ -116,7 +81,7 @@ impl Live {
         live.compare_passwords(plan).await;
         let gets_password = live.gets_password(plan);
         let api = Api::all_with(live.client.clone(), &resource::<User>());
-        let mut restricted = Vec::new();
+        let mut restricted = BTreeMap::new();
         let user = |object: &DynamicObject| {
             let (name, labels, spec) = (object.name_any(), object.labels(), &object.data["spec"]);
             let (source, owned) = (source(object), owned(object));
@@ -124,7 +89,8 @@ impl Live {
             let user = ExistingUser { name: &name, labels, spec, source, owned: &owned, gets_password };
             consent.existing_user(&user);
             conflicts.existing_user(&user);
-            restricted.extend(restriction(object, plan, &wanted));
+            let is_planned = wanted.contains_key(&Key::User(name.clone()));
+            restricted.extend(Restricted::of(object, plan, is_planned).map(|user| (name.clone(), user)));
         };
         live.list(&api, "", Key::User, &wanted, user).await?;
         live.restricted = restricted;
@@ -198,19 +164,32 @@ impl Live {
                     Content::Hash(hash) => hash.expose_secret().to_owned(),
                     Content::Plain(password) => hash(&self.pool, password).await,
                 };
-                steps.push(Step { key, manifest: secret.manifest(&hash), live: live.flatten() });
+                let (manifest, live) = (secret.manifest(&hash), live.flatten());
+                steps.push(Step { key, manifest, live, takes: Vec::new() });
             }
         }
         let key = key_of(item);
         match self.found.get(&key) {
             Some(None) => {}
-            live => steps.push(Step { key, manifest: item.object.clone(), live: live.cloned().flatten() }),
+            live => {
+                let restricted = self.restricted.get(&item.name).filter(|_| item.kind == Kind::User);
+                let (manifest, live) = (item.object.clone(), live.cloned().flatten());
+                steps.push(Step { key, manifest, live, takes: restricted.map(Restricted::takes).unwrap_or_default() });
+            }
         }
         steps
     }
 
-    /// Applies a manifest, with retries if the server is busy.
+    /// Applies a manifest, with retries if the server is busy. Forces it if nothing conflicts but fields that the step takes
+    /// over.
     pub(super) async fn apply(&self, step: &Step, force: bool, dry_run: bool) -> kube::Result<DynamicObject> {
+        match self.patch(step, force, dry_run).await {
+            Err(kube::Error::Api(status)) if !force && step.may_force(&status) => self.patch(step, true, dry_run).await,
+            result => result,
+        }
+    }
+
+    async fn patch(&self, step: &Step, force: bool, dry_run: bool) -> kube::Result<DynamicObject> {
         let (api, name): (Api<DynamicObject>, _) = match &step.key {
             Key::User(name) => (Api::all_with(self.client.clone(), &resource::<User>()), name),
             Key::Group(name) => (Api::all_with(self.client.clone(), &resource::<Group>()), name),
@@ -246,24 +225,8 @@ fn source(object: &impl ResourceExt) -> Option<&str> {
     object.annotations().get(SOURCE_ID_ANNOTATION).map(String::as_str)
 }
 
-/// Returns the restriction of an existing User whose person the source restricts further.
-fn restriction(object: &DynamicObject, plan: &Plan, wanted: &HashMap<Key, Option<Value>>) -> Option<Restricted> {
-    let restriction = plan.restrictions.get(source(object)?)?;
-    let missing = restriction.missing(&object.data["spec"])?;
-    let live = serde_json::to_value(object).ok()?;
-    let mut manifest = extracted(&live);
-    let spec = manifest["spec"].as_object_mut()?;
-    let fields = missing.keys().cloned().collect();
-    for (field, value) in missing {
-        match (spec.get_mut(&field), value) {
-            // Of a validity, only one end may be restricted.
-            (Some(Value::Object(known)), Value::Object(ends)) => known.extend(ends),
-            (_, value) => drop(spec.insert(field, value)),
-        }
-    }
-    let key = Key::User(object.name_any());
-    let is_planned = wanted.contains_key(&key);
-    Some(Restricted { place: restriction.place, fields, is_planned, step: Step { key, manifest, live: Some(live) } })
+fn created(object: &impl ResourceExt) -> Option<Timestamp> {
+    object.creation_timestamp().map(|time| time.0)
 }
 
 /// Returns the Users that were imported before from one of these identities in the source. Others are not kept, so that
@@ -275,7 +238,8 @@ pub(super) async fn known_users(client: &Client, sources: &HashSet<String>) -> R
         let page = api.list(&params).await.context("Users can't be listed")?;
         for object in &page.items {
             if let Some(source) = source(object).filter(|source| sources.contains(*source)) {
-                known.add(source, KnownUser::new(&object.name_any(), &object.data["spec"]));
+                let (name, user) = (object.name_any(), KnownUser::new(&object.name_any(), &object.data["spec"]));
+                known.add(source, &name, created(object), user);
             }
         }
         match page.metadata.continue_.filter(|token| !token.is_empty()) {
@@ -288,16 +252,18 @@ pub(super) async fn known_users(client: &Client, sources: &HashSet<String>) -> R
 /// Returns the names of the Groups that were imported before, by their identities in the source.
 pub(super) async fn known_groups(client: &Client) -> Result<BTreeMap<String, String>> {
     let api = Api::<Group>::all(client.clone());
-    let (mut known, mut params) = (BTreeMap::new(), ListParams::default().limit(PAGE));
+    let (mut known, mut params) = (KnownGroups::default(), ListParams::default().limit(PAGE));
     loop {
         let page = api.list_metadata(&params).await.context("Groups can't be listed")?;
         for object in page.items {
-            // If two Groups have one identity, the comparison with the plan reports it.
-            known.extend(source(&object).map(|source| (source.to_owned(), object.name_any())));
+            if let Some(source) = source(&object) {
+                let name = object.name_any();
+                known.add(source, &name, created(&object), name.clone());
+            }
         }
         match page.metadata.continue_.filter(|token| !token.is_empty()) {
             Some(token) => params = params.continue_token(&token),
-            None => return Ok(known),
+            None => return Ok(known.into_objects()),
         }
     }
 }

@@ -7,6 +7,8 @@ mod diff;
 mod format;
 mod live;
 mod rejects;
+mod restricted;
+mod step;
 mod write;
 
 use std::io::Read;

@@ -11,7 +11,7 @@ use roster_import::draft::{Place, Rejected};
 use serde_json::json;
 
 use super::args::Files;
-use super::live::{Live, Restricted};
+use super::live::Live;
 
 /// Prints each rejection to standard error, as `FILE:LINE: field: reason`.
 pub(super) fn print(rejected: &[Rejected], files: &Files) {
@@ -34,13 +34,6 @@ pub(super) fn report_conflicts(live: &Live, files: &Files) -> usize {
         report_at(conflict.place, files, &conflict.to_string());
     }
     live.conflicts.len()
-}
-
-/// Reports the restriction of an existing User. `verb` says whether it is applied.
-pub(super) fn report_restriction(restricted: &Restricted, verb: &str, files: &Files) {
-    let fields: Vec<String> = restricted.fields.iter().map(|field| format!("spec.{field}")).collect();
-    let name = restricted.step.key.name();
-    report_at(restricted.place, files, &format!("User {name} {verb} by {}", fields.join(" and ")));
 }
 
 /// Reports new Users that the import would make administrators. Returns their number.

@@ -107,12 +107,13 @@ async fn leavers_are_restricted_even_if_nothing_else_is_applied() {
     let mallory = json!({"id": "2", "username": admin, "email": format!("{admin}@example.com")});
     file("leaver.json", &realm(&realm_name, &[person(false, "de"), mallory]));
     let preview = roster(&flags);
-    let says = format!("{path}:1: User {ada} would nevertheless be restricted by spec.state\n");
+    let says =
+        format!("{path}:1: User {ada} would nevertheless be Disabled: the source restricts keycloak:{realm_name}/1\n");
     assert!(!preview.status.success() && text(&preview.stderr).ends_with(&says), "{}", text(&preview.stderr));
     assert_eq!(state().await.state, DesiredState::Active);
     let reported = text(&roster(&apply).stderr);
     let says = "nothing was applied but the restrictions of existing Users (1): find out who created";
-    assert!(reported.contains(&format!("User {ada} is restricted by spec.state")), "{reported}");
+    assert!(reported.contains(&format!("User {ada} is now Disabled: the source restricts keycloak:")), "{reported}");
     assert!(reported.contains(says), "{reported}");
     let spec = state().await;
     assert_eq!(
@@ -200,4 +201,42 @@ async fn new_administrators_require_a_flag() {
     assert!(users.get_opt(&name).await.unwrap().is_none());
     succeeds(&[&args[..], &["--apply", "--accept-administrators"]].concat());
     assert!(users.get(&name).await.unwrap().spec.admin);
+}
+
+/// Creating a User makes the caller the owner of `state`, although the CRD chose it.
+#[tokio::test(flavor = "multi_thread")]
+async fn restrictions_take_over_defaults_and_nothing_else() {
+    let name = unique("owned-leaver");
+    let users = cluster().users().await;
+    let id = format!("uid={name},dc=x");
+    let mut user = crate::support::user(&name, false);
+    let annotations = [(roster_api::SOURCE_ID_ANNOTATION.to_owned(), format!("ldap:{id}"))];
+    user.metadata.annotations = Some(annotations.into());
+    user.spec.email = Some(format!("{name}@example.com"));
+    let validity = json!({"notAfter": "2035-01-01T00:00:00Z"});
+    user.spec.validity = serde_json::from_value(validity).unwrap();
+    crate::support::create(&users, &user).await;
+    let entry = |expiry: &str| {
+        format!(
+            "dn: {id}\nobjectClass: person\nuid: {name}\nuserAccountControl: 514\npwdLastSet: 0\n\
+             krbPrincipalExpiration: {expiry}\n"
+        )
+    };
+    // The CRD does not accept the year 9999, and the creator has chosen another validity.
+    let path = file("owned-leaver.ldif", &entry("99990601000000Z"));
+    let flags = ["import", "--from", "ldif", &path];
+    let apply = [&flags[..], &["--apply"]].concat();
+    file("owned-leaver.ldif", &entry("20340101000000Z"));
+    let reported = text(&roster(&apply).stderr);
+    let says =
+        format!("User {name} is now Disabled and required to change the password: the source restricts ldap:{id}");
+    assert!(reported.contains(&says) && reported.contains(".spec.validity"), "{reported}");
+    let spec = users.get(&name).await.unwrap().spec;
+    assert_eq!((spec.state, spec.require_password_change), (DesiredState::Disabled, true));
+    assert_eq!((spec.validity, spec.email), (user.spec.validity, user.spec.email));
+
+    // Nothing is missing.
+    file("owned-leaver.ldif", &entry("99990601000000Z"));
+    let preview = text(&roster(&flags).stderr);
+    assert!(!preview.contains("restrict") && preview.contains("--accept-existing-users"), "{preview}");
 }

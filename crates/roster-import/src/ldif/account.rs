@@ -67,7 +67,9 @@ pub(super) fn read(record: &Record, person: &mut UserDraft) {
     person.set("validity.notAfter", end.map(expiry::text));
     match record.first("pwdstarttime").map(generalized_time) {
         None => {}
-        Some(Ok(time)) => person.set("validity.notBefore", time.map(expiry::text)),
+        Some(Ok(Some(time))) => person.set("validity.notBefore", expiry::text(time)),
+        // Such an account never becomes valid.
+        Some(Ok(None)) => person.set("state", "Disabled"),
         Some(Err(error)) => person.fault("pwdStartTime", error.to_string()),
     }
 }

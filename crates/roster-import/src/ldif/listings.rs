@@ -1,9 +1,9 @@
 //! Checks the attribute `memberOf` against the groups of the file.
 //!
 //! Active Directory, FreeIPA and others compute `memberOf`. In other directories it is an attribute like any other, and
-//! people may be able to write it in their own entries. So if a group is in the file and lists members, it decides who is a
-//! member. Otherwise nothing can be checked, and `memberOf` is accepted with a warning, because many exports have nothing
-//! else.
+//! people may be able to write it in their own entries. So if a group is in the file and the groups of the file list members,
+//! the group decides who is a member, even if it lists no entry. Otherwise nothing can be checked, and `memberOf` is accepted
+//! with a warning, because many exports have nothing else.
 
 use std::collections::{HashMap, HashSet};
 
@@ -39,14 +39,19 @@ enum Verdict {
     NotListed,
 }
 
-/// The members that the groups of the file list.
+/// The members that the groups of the file list. Groups are referred to by their index in `entries`.
 #[derive(Default)]
 pub(super) struct Listings {
-    groups: HashMap<SourceId, Listing>,
+    entries: Vec<Listing>,
+    groups: HashMap<SourceId, usize>,
     /// Groups that list an entry by its DN.
-    by_dn: HashMap<SourceId, Vec<SourceId>>,
+    by_dn: HashMap<SourceId, Vec<usize>>,
+    /// Groups that list each group by its DN.
+    above: Vec<Vec<usize>>,
     /// Groups that list a user by the lower-case username.
-    by_username: HashMap<String, Vec<SourceId>>,
+    by_username: HashMap<String, Vec<usize>>,
+    /// Whether any group of the file lists members, so that a group without them has none.
+    has_members: bool,
     /// Groups whose memberships could not be checked, and the first line with one of them.
     unknown: HashSet<SourceId>,
     first: Option<(usize, String)>,
@@ -57,6 +62,7 @@ impl Listings {
     pub(super) fn of<'a>(groups: impl Iterator<Item = (SourceId, &'a [&'a Record])>) -> Self {
         let mut listings = Self::default();
         for (id, records) in groups {
+            let index = listings.entries.len();
             let all = |name: &'static str| records.iter().flat_map(move |record| record.all(name));
             let mut listing = Listing::default();
             for name in MEMBERS {
@@ -64,16 +70,22 @@ impl Listings {
                 for member in all(name) {
                     listing.has_members = true;
                     if let Ok(dn) = member_dn(member) {
-                        listings.by_dn.entry(reference(&dn).id).or_default().push(id.clone());
+                        listings.by_dn.entry(reference(&dn).id).or_default().push(index);
                     }
                 }
             }
             for member in all("memberuid") {
                 listing.has_members = true;
-                listings.by_username.entry(member.value.to_lowercase()).or_default().push(id.clone());
+                listings.by_username.entry(member.value.to_lowercase()).or_default().push(index);
             }
             listing.gids = all("gidnumber").map(|gid| gid.value.clone()).collect();
-            listings.groups.insert(id, listing);
+            listings.has_members |= listing.has_members;
+            listings.groups.insert(id, index);
+            listings.entries.push(listing);
+        }
+        listings.above = vec![Vec::new(); listings.entries.len()];
+        for (id, index) in &listings.groups {
+            listings.above[*index] = listings.by_dn.get(id).cloned().unwrap_or_default();
         }
         listings
     }
@@ -109,6 +121,8 @@ impl Listings {
     /// Returns the groups in `memberOf` of an entry that may have it as a member, and reports the others.
     fn parents(&mut self, member: &Member, entries: &Entries, input: &mut Input) -> Vec<(usize, Dn)> {
         let mut parents = Vec::new();
+        // Computed only once, because a group can have many values.
+        let mut listed_by = None;
         for attribute in member.record.all("memberof") {
             let dn = match Dn::parse(&attribute.value) {
                 Ok(dn) => dn,
@@ -118,7 +132,7 @@ impl Listings {
                 }
             };
             let group = reference(&dn).id;
-            match self.verdict(&group, member, entries) {
+            match self.verdict(&group, member, entries, &mut listed_by) {
                 Verdict::Listed => {}
                 Verdict::Unknown => {
                     self.first.get_or_insert_with(|| (attribute.line, attribute.value.clone()));
@@ -139,33 +153,39 @@ impl Listings {
         parents
     }
 
-    fn verdict(&self, group: &SourceId, member: &Member, entries: &Entries) -> Verdict {
-        let Some(listing) = self.groups.get(group) else { return Verdict::Unknown };
-        if !listing.has_members || listing.is_partial {
+    /// `listed_by` caches the result of [`Listings::listed_by`].
+    fn verdict(
+        &self,
+        group: &SourceId,
+        member: &Member,
+        entries: &Entries,
+        listed_by: &mut Option<HashSet<usize>>,
+    ) -> Verdict {
+        let Some(index) = self.groups.get(group) else { return Verdict::Unknown };
+        let listing = &self.entries[*index];
+        if !self.has_members || listing.is_partial {
             return Verdict::Unknown;
         }
         let gid = member.record.first("gidnumber").filter(|_| !member.is_group);
-        if gid.is_some_and(|gid| listing.gids.iter().any(|known| known == gid)) || self.lists(group, member, entries) {
+        if gid.is_some_and(|gid| listing.gids.iter().any(|known| known == gid)) {
             return Verdict::Listed;
         }
-        Verdict::NotListed
+        let listed_by = listed_by.get_or_insert_with(|| self.listed_by(member, entries));
+        if listed_by.contains(index) { Verdict::Listed } else { Verdict::NotListed }
     }
 
-    /// Returns whether the group lists the entry, or lists a group that does, and so on: some servers also write the groups
-    /// above those of an entry to `memberOf`.
-    fn lists(&self, group: &SourceId, member: &Member, entries: &Entries) -> bool {
+    /// Returns the groups that list the entry, or list a group that does, and so on: some servers also write the groups above
+    /// those of an entry to `memberOf`.
+    fn listed_by(&self, member: &Member, entries: &Entries) -> HashSet<usize> {
         let is_named = !member.is_group && entries.is_unique(member.name);
         let by_name = is_named.then(|| self.by_username.get(&member.name.to_lowercase())).flatten();
         let by_dn = self.by_dn.get(&member.id);
-        let mut open: Vec<&SourceId> = by_name.into_iter().chain(by_dn).flatten().collect();
-        let mut seen: HashSet<&SourceId> = open.iter().copied().collect();
+        let mut open: Vec<usize> = by_name.into_iter().chain(by_dn).flatten().copied().collect();
+        let mut seen: HashSet<usize> = open.iter().copied().collect();
         while let Some(next) = open.pop() {
-            if next == group {
-                return true;
-            }
-            open.extend(self.by_dn.get(next).into_iter().flatten().filter(|above| seen.insert(above)));
+            open.extend(self.above[next].iter().copied().filter(|above| seen.insert(*above)));
         }
-        false
+        seen
     }
 
     /// Adds a warning if memberships could not be checked.

@@ -27,16 +27,18 @@ pub(super) fn read(bytes: &[u8]) -> Input {
     let mut groups: Vec<(usize, Vec<&Record>)> = Vec::new();
     let (mut more, mut people) = (Vec::new(), Vec::new());
     for record in &records {
-        if is_one_of(record, GROUPS) {
-            let index = input.groups.len();
-            if read_dn(record, &mut input).is_some_and(|dn| group(&dn, record, &mut entries, &mut input)) {
-                groups.push((index, vec![record]));
-            }
-        } else if is_one_of(record, PEOPLE) {
+        // An entry of both kinds is a person: people may be able to add the class of a group to their own entries, and would
+        // no longer be restricted.
+        if is_one_of(record, PEOPLE) {
             if let Some(dn) = read_dn(record, &mut input)
                 && let Some(index) = user_draft(&dn, record, &mut entries, &mut input)
             {
                 people.push((index, dn, record));
+            }
+        } else if is_one_of(record, GROUPS) {
+            let index = input.groups.len();
+            if read_dn(record, &mut input).is_some_and(|dn| group(&dn, record, &mut entries, &mut input)) {
+                groups.push((index, vec![record]));
             }
         } else if record.attributes.iter().any(|attribute| attribute.range.is_some()) {
             more.push(record);
@@ -234,6 +236,41 @@ mod tests {
         assert_eq!(eve(&[ada]), (admins.clone(), 0, 1));
         assert_eq!(eve(&[ada, &group("")]), (admins.clone(), 0, 1));
         assert_eq!(eve(&[ada, &group("member;range=0-0: uid=ada,dc=x\n")]), (admins, 1, 1));
+    }
+
+    #[test]
+    fn a_group_without_members_has_none_if_other_groups_list_theirs() {
+        let group = |name: &str, members: &str| {
+            format!("dn: cn={name},dc=x\nobjectClass: posixGroup\ncn: {name}\ngidNumber: 7\n{members}")
+        };
+        for members in ["member: uid=eve,dc=x\n", "memberUid: eve\n"] {
+            assert_eq!(eve(&[&group("admins", ""), &group("ops", members)]), (vec!["ops".to_owned()], 1, 0));
+        }
+        assert_eq!(eve(&[&group("admins", ""), &group("ops", "")]), (vec!["admins".to_owned()], 0, 1));
+        let partial = group("admins", "member;range=0-0: uid=eve,dc=x\n");
+        assert_eq!(eve(&[&partial, &group("ops", "memberUid: eve\n")]).0, ["admins", "ops"]);
+        // The primary group.
+        let text = format!("{EVE}gidNumber: 7\nmemberOf: cn=admins,dc=x\n\n{}", group("admins", "memberUid: ada\n"));
+        assert_eq!(read(text.as_bytes()).users[0].group_names(), ["admins"]);
+    }
+
+    /// People may be able to write the object classes of their own entries.
+    #[test]
+    fn an_entry_of_a_person_and_a_group_is_a_person() {
+        for classes in ["person\nobjectClass: posixGroup", "posixGroup\nobjectClass: posixAccount"] {
+            let text =
+                format!("dn: uid=eve,dc=x\nobjectClass: {classes}\nuid: eve\ngidNumber: 7\nnsAccountLock: TRUE\n");
+            let input = read(text.as_bytes());
+            assert_eq!((input.users.len(), input.groups.len()), (1, 0));
+            assert_eq!(input.users[0].spec["state"], "Disabled");
+        }
+    }
+
+    #[test]
+    fn an_account_that_never_becomes_valid_is_disabled() {
+        let input =
+            read(format!("{EVE}pwdStartTime: 99990101000000Z\nkrbPrincipalExpiration: 99990101000000Z\n").as_bytes());
+        assert_eq!((&input.users[0].spec["state"], input.users[0].spec.get("validity")), (&json!("Disabled"), None));
     }
 
     #[test]
