@@ -98,9 +98,8 @@ async fn restrict_user<'a>(
     user: &'a Restricted,
     force: bool,
 ) -> (&'a Restricted, Map<String, Value>, Option<kube::Error>) {
-    let mut error = match live.apply(&user.step(&user.fields), force, false).await {
-        Ok(_) => return (user, user.fields.clone(), None),
-        Err(error) => error,
+    let Err(mut error) = live.apply(&user.step(&user.fields), force, false).await else {
+        return (user, user.fields.clone(), None);
     };
     let mut set = Map::new();
     if user.fields.len() == 1 || !matches!(error, kube::Error::Api(_)) {

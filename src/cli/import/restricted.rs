@@ -43,8 +43,9 @@ impl Restricted {
     /// Returns the step that sets these fields and changes nothing else.
     pub(super) fn step(&self, fields: &Map<String, Value>) -> Step {
         let mut manifest = self.applied.clone();
-        let spec = manifest["spec"].as_object_mut();
-        spec.into_iter().for_each(|spec| spec.extend(fields.clone()));
+        if let Some(spec) = manifest["spec"].as_object_mut() {
+            spec.extend(fields.clone());
+        }
         Step { key: Key::User(self.name.clone()), manifest, live: Some(self.live.clone()), takes: self.takes() }
     }
 
