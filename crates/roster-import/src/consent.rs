@@ -65,7 +65,7 @@ pub struct ExistingUser<'a> {
     pub spec: &'a Value,
     /// Value of the annotation [`SOURCE_ID_ANNOTATION`].
     pub source: Option<&'a str>,
-    /// Fields of `spec` that earlier imports applied, as a `fieldsV1` of `managedFields`; JSON null if there are none.
+    /// Fields of `spec` that earlier imports applied, in the notation of `managedFields`. JSON null if no import has applied the User.
     pub owned: &'a Value,
     /// Whether the plan has a password Secret for the User that does not exist or has other content.
     pub gets_password: bool,

@@ -144,5 +144,5 @@ fn namespaces_of_an_absent_user_are_unlimited_and_its_enforced_allotments_stay()
     let unlimited: Vec<&str> = plan.changes.iter().map(|change| change.namespace.as_str()).collect();
     assert_eq!(unlimited, ["new", "others"]);
     assert!(plan.changes.iter().all(|change| change.spec[NAME_OF_CPU] == Amount::UNLIMITED && change.owner == "jane"));
-    assert!(View::of("nobody", &directory, |_| History::default()).is_none());
+    assert!(View::of("unknown-user", &directory, |_| History::default()).is_none());
 }

@@ -115,16 +115,8 @@ mod tests {
 
     #[test]
     fn descriptive_fields_are_those_that_control_nothing() {
-        let spec = serde_json::json!({
-            "username": "j", "email": "j@example.com", "additionalEmails": ["k@example.com"], "displayName": "J",
-            "firstName": "J", "lastName": "J", "mobile": "+44", "language": "en", "timezone": "UTC",
-            "preferredShell": "zsh", "githubUsername": "j", "domain": "d", "zone": "z", "state": "Banned", "admin": true,
-            "validity": {"notAfter": "2036-01-01T00:00:00Z"}, "groups": ["g"], "requirePasswordChange": true,
-            "connector": {"type": "ldap", "id": "c"}, "identities": [{"type": "ldap", "id": "i"}],
-            "secondFactor": "Required", "allowedCIDRs": ["192.0.2.0/24"], "quota": {"hard": {"pods": "1"}},
-            "notification": {"type": "webhook", "url": "https://example.com"}, "deletionPolicy": "Orphan",
-            "extra": {"a": ["b"]}, "passwordSecretRef": {"name": "j", "namespace": "default"},
-        });
+        let text = include_str!("../../../roster-api/testdata/full_user_spec.json");
+        let spec: serde_json::Value = serde_json::from_str(text).unwrap();
         let full: UserSpec = serde_json::from_value(spec.clone()).unwrap();
         let serialized = serde_json::to_value(&full).unwrap();
         assert_eq!(

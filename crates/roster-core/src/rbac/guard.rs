@@ -26,6 +26,10 @@ mod names;
 /// The label that kube-apiserver sets on every Namespace.
 const NAMESPACE_NAME_LABEL: &str = "kubernetes.io/metadata.name";
 
+/// Reason for the denial of a restriction that would not last.
+const UNDONE: &str =
+    "a tool would lift this restriction with its next apply; use kubectl patch with a new name as --field-manager";
+
 /// A write that the guard checks: the old and the new object. The old one is `None` on create, the new one on delete.
 #[derive(Debug)]
 pub enum GuardedChange<'a> {
@@ -171,9 +175,7 @@ impl RequirementCollector<'_> {
             });
         }
         if is_undone {
-            self.note_field(
-                "metadata.managedFields: a tool would lift the restriction again; set another field manager",
-            );
+            self.note_field(UNDONE);
         }
         if let Some(new) = new {
             if old.is_none() {

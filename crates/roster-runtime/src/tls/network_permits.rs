@@ -121,7 +121,7 @@ impl NetworkPermits {
     }
 
     /// Takes a permit. Connections and addresses of kube-apiserver wait for one for up to `timeout`; others do not wait.
-    /// `None` if there is none.
+    /// Returns `None` if all permits are in use.
     pub async fn take(&self, source: RequestNetwork, timeout: Duration) -> Option<NetworkPermit<'_>> {
         let limits: &[&Semaphore] = match source.standing {
             Standing::ApiServer => &[&self.total],

@@ -84,7 +84,7 @@ impl Enforcement {
         Self { informers, seen, permits, waiting_since, waits: Waits::default(), defaults }
     }
 
-    /// Forgets since when requests of any origin wait: the quota is enforced.
+    /// Forgets how long requests in the namespace have waited, because its quota is enforced now.
     fn forget_waiting(&self, namespace: &str) {
         for origin in [ReviewOrigin::ApiServer, ReviewOrigin::PathOnly] {
             self.waiting_since.invalidate(&(origin, namespace.to_owned()));
