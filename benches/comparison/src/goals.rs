@@ -14,7 +14,7 @@ pub(crate) fn evaluate(report: &mut Report) {
     // Queries that return one user or a page.
     let short_answers: Vec<&Line> = lines
         .iter()
-        .filter(|line| !["everybody", "permissions"].iter().any(|name| line.what.starts_with(name)))
+        .filter(|line| !["all users", "permissions"].iter().any(|name| line.what.starts_with(name)))
         .collect();
     let sorted: Vec<&Line> = lines.iter().filter(|line| line.what.starts_with("group and state")).collect();
     worst(report, &short_answers, BUFFER, false, 0.7, "get, filter and page: 0.7 of the buffer's rate or more");

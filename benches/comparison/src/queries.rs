@@ -119,7 +119,7 @@ pub(crate) fn queries(population: Population) -> Vec<Query> {
             declared_is_list: true,
         },
         Query {
-            name: "everybody".into(),
+            name: "all users".into(),
             condition: Condition::default(),
             answer: Answer::All,
             roster: base.clone(),

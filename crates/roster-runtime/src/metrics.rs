@@ -101,7 +101,7 @@ pub struct Metrics {
     pub notifications: CounterBy,
     /// Quota moved between the namespaces of one owner, by direction: `grow`, `shrink`.
     pub quota_moves: CounterBy,
-    /// Requests for which quota was looked for, by outcome: `roomy`, `made`, `full`, `late`.
+    /// Requests for which quota was looked for, by outcome: `fits`, `enlarged`, `full`, `timed_out`, `too_many`, `exempt`.
     pub quota_hints: CounterBy,
     /// Connections closed or refused: `evicted` and `refused` because the table was full, `stalled` because the client
     /// did not read.
@@ -161,7 +161,7 @@ impl Default for Metrics {
             token_reviews: CounterBy::new("outcome", &["authenticated", "refused", "unavailable"]),
             notifications: CounterBy::new("outcome", &["sent", "refused", "failed", "dropped"]),
             quota_moves: CounterBy::new("direction", &["grow", "shrink"]),
-            quota_hints: CounterBy::new("outcome", &["roomy", "made", "full", "late", "crowded", "passed"]),
+            quota_hints: CounterBy::new("outcome", &["fits", "enlarged", "full", "timed_out", "too_many", "exempt"]),
             connections_shed: CounterBy::new("outcome", &["evicted", "refused", "stalled"]),
             certificate_expiry: Gauge::default(),
             leader: Gauge::default(),

@@ -3,15 +3,16 @@
 
 use std::fmt::Write as _;
 
-use k8s_openapi::api::core::v1::{Namespace, Pod, ResourceQuota, Service};
+use k8s_openapi::api::core::v1::{Namespace, ResourceQuota, Service};
 use kube::Api;
 use kube::api::{ListParams, Patch, PatchParams, PostParams};
 use roster_harness::{Flags, Operator, target_dir};
 use serde_json::{Value, json};
 
+use super::ledger::Ledger;
 use super::{
     Outcome, ROSTER, amount, amounts, create_pod_without_conflict, limit, namespace, owner, owner_of, pod, quota,
-    refused_pod, reported_quota, try_pod, wait_for_account, wait_for_policy, wait_for_use, wait_until_quota_is,
+    refused_pod, reported_quota, set, try_pod, wait_for_account, wait_for_policy, wait_for_use, wait_until_quota_is,
 };
 use crate::fixtures::Fixtures;
 use crate::support::{Cluster, FAST_LEASE, condition, create, eventually, unique, user_where, wait_for_reason};
@@ -178,7 +179,7 @@ async fn case_d1_objects_of_a_bundle_count_as_soon_as_its_user_exists() {
 /// `{n}-limited` may make and change namespaces and whatever is in them, create Users, and make anybody an owner.
 const DESK: &str = "
 ---
-{apiVersion: roster.dev/v1alpha1, kind: User, metadata: {name: '{n}-limited'}, spec: {quota: {hard: {namespaces: '3', pods: '2'}}}}
+{apiVersion: roster.dev/v1alpha1, kind: User, metadata: {name: '{n}-limited'}, spec: {quota: {hard: {namespaces: '3', requests.cpu: '2'}}}}
 ---
 {apiVersion: rbac.authorization.k8s.io/v1, kind: ClusterRole, metadata: {name: '{n}-desk'}, rules: [{apiGroups: [''], resources: [namespaces, namespaces/status, namespaces/finalize, pods], verbs: ['*']}, {apiGroups: [roster.dev], resources: [users], verbs: [create, get, assign]}]}
 ---
@@ -192,8 +193,10 @@ async fn case_d1_bundles_of_users_with_a_quota_do_not_bypass_it() {
     let stage = Fixtures { cluster, n: unique("bypass"), refuser: "the guard: " };
     cluster.apply(&DESK.replace("{n}", &stage.n));
     let limited = stage.name("limited");
-    user_where(&cluster.users().await, &limited, "has its limit", |user| amount(&reported_quota(user).1, "pods") > 0)
-        .await;
+    user_where(&cluster.users().await, &limited, "has its limit", |user| {
+        amount(&reported_quota(user).1, "requests.cpu") > 0
+    })
+    .await;
     let manifest = |name: &str, owner: &str| {
         format!(
             "---\n{{apiVersion: v1, kind: Namespace, metadata: {{name: '{name}', labels: {{roster.dev/owner: '{owner}'}}}}}}"
@@ -232,16 +235,16 @@ async fn case_d1_bundles_of_users_with_a_quota_do_not_bypass_it() {
     wait_for_account(&cluster.client().await, &own).await;
     let mut pods = String::new();
     for at in 0..5 {
-        let mut pod = serde_json::to_value(pod(&format!("pod-{at}"), Some("1m"))).unwrap();
+        let mut pod = serde_json::to_value(pod(&format!("pod-{at}"), Some("1"))).unwrap();
         pod["apiVersion"] = json!("v1");
         pod["kind"] = json!("Pod");
         pod["metadata"]["namespace"] = json!(own);
         writeln!(pods, "---\n{pod}").unwrap();
     }
     let bundle = format!("{}{pods}", manifest("{n}-own-too", "{n}-limited"));
-    stage.run("limited", &["apply", "-f", "-"], &bundle).expect_err("two pods of five are allowed");
-    let found: Api<Pod> = Api::namespaced(cluster.client().await, &own);
-    assert_eq!(found.list(&ListParams::default()).await.unwrap().items.len(), 2);
+    let ledger = Ledger::start(&cluster.client().await, set(&[&own, &format!("{own}-too")])).await;
+    stage.run("limited", &["apply", "-f", "-"], &bundle).expect_err("two CPUs of five are allowed");
+    assert!(ledger.finish(2000).await.pods >= 2, "two CPUs are allowed");
 }
 
 /// Content waits for the next leader.

@@ -60,21 +60,21 @@ pub enum HintOutcome {
     /// Timed out.
     TimedOut,
     /// Too many requests wait already.
-    Crowded,
+    TooMany,
     /// A controller sent it, so it did not wait.
-    Passed,
+    Exempt,
 }
 
 impl HintOutcome {
     /// Metric label.
     pub const fn as_str(self) -> &'static str {
         match self {
-            Self::Fits => "roomy",
-            Self::Enlarged => "made",
+            Self::Fits => "fits",
+            Self::Enlarged => "enlarged",
             Self::Full => "full",
-            Self::TimedOut => "late",
-            Self::Crowded => "crowded",
-            Self::Passed => "passed",
+            Self::TimedOut => "timed_out",
+            Self::TooMany => "too_many",
+            Self::Exempt => "exempt",
         }
     }
 }
@@ -146,12 +146,12 @@ impl Hints {
         };
         let key = (origin, namespace.clone());
         let refusal = match outcome {
-            HintOutcome::Full | HintOutcome::Passed => None,
+            HintOutcome::Full | HintOutcome::Exempt => None,
             HintOutcome::Fits | HintOutcome::Enlarged => {
                 self.late_since.invalidate(&key);
                 None
             }
-            HintOutcome::TimedOut | HintOutcome::Crowded => {
+            HintOutcome::TimedOut | HintOutcome::TooMany => {
                 let since = self.late_since.get_with_by_ref(&key, Instant::now);
                 // After that native quota decides, so that controllers do not wait forever.
                 (since.elapsed() < self.waits.give_up_after)
@@ -179,7 +179,7 @@ impl Hints {
             Prospect::Full => HintOutcome::Full,
             Prospect::Movable => {
                 self.ask_in_background(demand, origin);
-                if *is_by_controller { HintOutcome::Passed } else { HintOutcome::Crowded }
+                if *is_by_controller { HintOutcome::Exempt } else { HintOutcome::TooMany }
             }
         })
     }
@@ -268,9 +268,9 @@ fn without_waiting(demand: &Demand) -> (HintOutcome, Option<Refusal>) {
         return (HintOutcome::Fits, None);
     }
     if demand.is_by_controller {
-        return (HintOutcome::Passed, None);
+        return (HintOutcome::Exempt, None);
     }
-    (HintOutcome::Crowded, Some(Refusal { message: too_late(&demand.namespace), is_temporary: true }))
+    (HintOutcome::TooMany, Some(Refusal { message: too_late(&demand.namespace), is_temporary: true }))
 }
 
 fn too_late(namespace: &str) -> String {

@@ -146,7 +146,7 @@ async fn requests_in_a_namespace_share_patches_and_few_of_them_wait() {
     let answers = join_all((0..300).map(|_| hints.wait_for_capacity(&demand, ReviewOrigin::ApiServer))).await;
     assert!(answers.iter().all(|(_, refusal)| refusal.as_ref().is_some_and(|refusal| refusal.is_temporary)));
     let count = |wanted| answers.iter().filter(|(outcome, _)| *outcome == wanted).count();
-    let counts = (count(HintOutcome::TimedOut), count(HintOutcome::Crowded));
+    let counts = (count(HintOutcome::TimedOut), count(HintOutcome::TooMany));
     assert_eq!(counts, (MAX_WAITING_PER_OWNER, 300 - MAX_WAITING_PER_OWNER));
     let patches = patches.load(Ordering::Relaxed);
     assert!((1..=5).contains(&patches), "one patch per interval instead of one per request: {patches}");
@@ -168,7 +168,7 @@ async fn requests_beyond_the_permits_are_answered_at_once_and_the_leader_is_aske
     let permits: Vec<_> =
         std::iter::from_fn(|| hints.permits.acquire(&informers.directory(), "apollo", ReviewOrigin::ApiServer))
             .collect();
-    assert_eq!(at_once(&hints, &demand(3000)).await, (HintOutcome::Crowded, true));
+    assert_eq!(at_once(&hints, &demand(3000)).await, (HintOutcome::TooMany, true));
     assert_eq!(at_once(&hints, &demand(5000)).await, (HintOutcome::Full, false), "native quota decides");
     assert_eq!(at_once(&hints, &demand(2000)).await, (HintOutcome::Fits, false));
     tokio::time::sleep(Duration::from_millis(50)).await;
@@ -188,7 +188,7 @@ async fn controllers_do_not_wait_and_the_leader_is_asked() {
     let hints = counted_hints(&informers, &revision, &patches);
     let by_controller = |millis| Demand { is_by_controller: true, ..demand(millis) };
     for _ in 0..300 {
-        assert_eq!(at_once(&hints, &by_controller(3000)).await, (HintOutcome::Passed, false));
+        assert_eq!(at_once(&hints, &by_controller(3000)).await, (HintOutcome::Exempt, false));
     }
     assert_eq!(at_once(&hints, &by_controller(5000)).await, (HintOutcome::Full, false));
     assert_eq!(at_once(&hints, &by_controller(1000)).await, (HintOutcome::Fits, false), "though it is not seen");
@@ -205,7 +205,7 @@ async fn reviews_of_made_up_namespaces_are_answered_at_once_and_leave_nothing() 
         let made_up = Demand { namespace: format!("made-up-{at}"), is_by_controller, ..demand(3000) };
         let answer = timeout(CHECK_INTERVAL / 2, hints.wait_for_capacity(&made_up, ReviewOrigin::PathOnly)).await;
         let (outcome, refusal) = answer.expect("it does not wait");
-        let expected = if is_by_controller { HintOutcome::Passed } else { HintOutcome::Crowded };
+        let expected = if is_by_controller { HintOutcome::Exempt } else { HintOutcome::TooMany };
         assert_eq!((outcome, refusal.is_some_and(|refusal| refusal.is_temporary)), (expected, !is_by_controller));
     }
     tokio::time::sleep(Duration::from_millis(50)).await;
