@@ -82,7 +82,15 @@ pub struct BodyReader {
     timeout: Duration,
     peers: NetworkShares,
     budget: Arc<Semaphore>,
-    discards: bool,
+    is_for_reviews: bool,
+}
+
+/// A part of the budget, returned on drop.
+#[derive(Debug)]
+pub struct BodyPermit {
+    _bytes: OwnedSemaphorePermit,
+    /// For a review, that of the peer, too.
+    _peer: Option<NetworkShare>,
 }
 
 impl BodyReader {
@@ -90,14 +98,16 @@ impl BodyReader {
     pub fn new(limits: BodyLimits) -> Self {
         let peers = NetworkShares::new(limits.max_per_peer, limits.max_per_site);
         let budget = Arc::new(Semaphore::new(limits.budget));
-        Self { limits, timeout: BODY_TIMEOUT, peers, budget, discards: false }
+        Self { limits, timeout: BODY_TIMEOUT, peers, budget, is_for_reviews: false }
     }
 
-    /// Reads and discards the rest of bodies that are refused, up to a size and time. For clients that must get the
-    /// response: kube-apiserver reports the URL of a webhook, with its secret path, if the connection is reset.
-    #[must_use]
-    pub fn discarding(self) -> Self {
-        Self { discards: true, ..self }
+    /// Returns a reader for reviews of kube-apiserver, whose secret path may leak.
+    ///
+    /// It discards the rest of bodies that it refuses, up to a size and time, because kube-apiserver reports the URL of a
+    /// webhook, with its secret path, if the connection is reset. The limits per peer and site apply as long as the
+    /// budget is used, not only while bodies are sent.
+    pub fn for_reviews(limits: BodyLimits) -> Self {
+        Self { is_for_reviews: true, ..Self::new(limits) }
     }
 
     /// Reads the body. Returns the request with it and its share of the budget, to be held until the request is
@@ -105,9 +115,12 @@ impl BodyReader {
     ///
     /// # Errors
     /// If a limit is reached, the body is too large, or it takes too long.
-    pub async fn read(&self, request: Request) -> Result<(Request, OwnedSemaphorePermit), BodyError> {
+    pub async fn read(&self, request: Request) -> Result<(Request, BodyPermit), BodyError> {
         match self.permit_for(&request) {
-            Ok(_sending) => self.read_within_budget(request).await,
+            Ok(peer) => {
+                let (request, permit) = self.read_within_budget(request).await?;
+                Ok((request, BodyPermit { _peer: peer.filter(|_| self.is_for_reviews), ..permit }))
+            }
             Err(error) => {
                 self.discard(&mut request.into_body(), Instant::now() + self.timeout).await;
                 Err(error)
@@ -119,12 +132,14 @@ impl BodyReader {
     ///
     /// # Errors
     /// As [`BodyReader::read`].
-    pub async fn read_within_budget(&self, request: Request) -> Result<(Request, OwnedSemaphorePermit), BodyError> {
+    pub async fn read_within_budget(&self, request: Request) -> Result<(Request, BodyPermit), BodyError> {
         let deadline = Instant::now() + self.timeout;
         let length = length(&request);
         let (parts, mut body) = request.into_parts();
         match self.read_body(&mut body, length, deadline).await {
-            Ok((body, budget)) => Ok((Request::from_parts(parts, Body::from(body)), budget)),
+            Ok((body, bytes)) => {
+                Ok((Request::from_parts(parts, Body::from(body)), BodyPermit { _bytes: bytes, _peer: None }))
+            }
             Err(error) => {
                 if matches!(error, BodyError::TooLarge(_) | BodyError::Saturated) {
                     self.discard(&mut body, deadline).await;
@@ -160,7 +175,7 @@ impl BodyReader {
 
     /// Discards the rest of a refused body, until [`DISCARD_TIMEOUT`] after the deadline for reading it.
     async fn discard(&self, body: &mut Body, deadline: Instant) {
-        if !self.discards {
+        if !self.is_for_reviews {
             return;
         }
         let rest = async {
@@ -280,6 +295,24 @@ mod tests {
         assert!(reader.read(request(1, Body::empty())).await.is_ok());
     }
 
+    /// Otherwise, one site could hold the whole budget with reviews that take long.
+    #[tokio::test]
+    async fn reviews_count_for_their_peer_until_they_are_answered() {
+        let reader = BodyReader::for_reviews(LIMITS);
+        let read = |last| reader.read(request(last, Body::from("short")));
+        let (one, _two) = (read(1).await.unwrap(), read(1).await.unwrap());
+        assert_eq!(read(1).await.map(drop).unwrap_err(), BodyError::TooManyOfPeer);
+        let _neighbour = read(2).await.unwrap();
+        assert_eq!(read(3).await.map(drop).unwrap_err(), BodyError::TooManyOfPeer, "the site is at its limit");
+        drop(one);
+        assert!(read(1).await.is_ok());
+        let others = BodyReader::new(LIMITS);
+        let mut read = Vec::new();
+        for _ in 0..10 {
+            read.push(others.read(request(1, Body::from("short"))).await.expect("others count while they are sent"));
+        }
+    }
+
     #[tokio::test]
     async fn a_body_that_never_arrives_times_out() {
         let reader = impatient();
@@ -307,7 +340,7 @@ mod tests {
         let (body, count) = counted(50, 30);
         assert!(BodyReader::new(LIMITS).read(request(1, body)).await.is_err());
         assert!(read(&count) < 50, "others get no such service");
-        let reader = BodyReader::new(LIMITS).discarding();
+        let reader = BodyReader::for_reviews(LIMITS);
         let (body, count) = counted(50, 30);
         assert_eq!(reader.read(request(1, body)).await.map(drop).unwrap_err(), BodyError::TooLarge(100));
         assert_eq!(read(&count), 50);
@@ -326,7 +359,7 @@ mod tests {
 
     #[tokio::test]
     async fn discarding_ends_with_the_time_limit() {
-        let reader = BodyReader { timeout: Duration::ZERO, ..BodyReader::new(LIMITS).discarding() };
+        let reader = BodyReader { timeout: Duration::ZERO, ..BodyReader::for_reviews(LIMITS) };
         let rest =
             stream::iter([Ok(Bytes::from(vec![b'x'; 101]))]).chain(stream::pending::<Result<_, std::io::Error>>());
         let refused = tokio::time::timeout(Duration::from_secs(5), reader.read(request(1, Body::from_stream(rest))));

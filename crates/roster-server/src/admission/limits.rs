@@ -26,14 +26,15 @@ pub const REVIEW_TIMEOUT: Duration = Duration::from_secs(7);
 /// Maximum time for a request that waits for quota. kube-apiserver ignores failures of these webhooks.
 pub const WAITING_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Limits the number of reviews in flight.
-pub async fn bounded(State(permits): State<Arc<NetworkPermits>>, request: Request, next: Next) -> Response {
+/// Limits the number of reviews in flight. Their [`RequestNetwork`] becomes an extension.
+pub async fn bounded(State(permits): State<Arc<NetworkPermits>>, mut request: Request, next: Next) -> Response {
     let Some(source) = RequestNetwork::of(request.extensions()) else {
         return (StatusCode::INTERNAL_SERVER_ERROR, "the connection is unknown").into_response();
     };
     let Some(_permit) = permits.take(source, PERMIT_TIMEOUT).await else {
         return (StatusCode::TOO_MANY_REQUESTS, "too many concurrent reviews; try again").into_response();
     };
+    request.extensions_mut().insert(source);
     next.run(request).await
 }
 

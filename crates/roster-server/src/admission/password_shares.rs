@@ -11,11 +11,13 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
+use ipnet::IpNet;
 use k8s_openapi::api::core::v1::Secret;
 use kube::core::admission::AdmissionRequest;
 use roster_core::directory::Directory;
 use roster_runtime::informers::Informers;
 use roster_runtime::operations::keyed_permits::{KeyedPermit, KeyedPermits};
+use roster_runtime::tls::network_permits::{NetworkShare, NetworkShares};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::password_secret::Refusal;
@@ -27,6 +29,11 @@ use super::review_origin::ReviewOrigin;
 /// tenth of that. With half of the chart's four slots, 16 of them take 4.5 s, less than the 7 s after which a review
 /// ends.
 const PASSWORD_REVIEWS_OF_ONE: usize = 16;
+
+/// The same, of one network that proves only the path, and of all networks of its site. All of them together have the
+/// turns of one party, so those of one site leave time for another network's.
+const PASSWORD_REVIEWS_OF_NETWORK: usize = 8;
+const PASSWORD_REVIEWS_OF_SITE: usize = 12;
 
 /// Username prefix of ServiceAccounts.
 const SERVICE_ACCOUNT_PREFIX: &str = "system:serviceaccount:";
@@ -73,17 +80,17 @@ enum TurnHolder {
     /// The party whose namespace contains the Secret.
     Target(Party),
     Requester(Party),
-    /// All reviews that prove only their path: their namespaces, requesters and hashes may be made up.
-    PathOnly,
+    /// All networks whose reviews prove only their path.
+    Networks,
 }
-
-type Permits = Arc<KeyedPermits<(ReviewOrigin, Party)>>;
 
 /// Shares of the reviews of passwords.
 pub struct PasswordShares {
     informers: Arc<Informers>,
-    targets: Permits,
-    requesters: Permits,
+    targets: Arc<KeyedPermits<Party>>,
+    requesters: Arc<KeyedPermits<Party>>,
+    /// Of reviews that prove only their path: their namespaces and requesters may be made up.
+    networks: NetworkShares,
     /// Turns of parties that have reviews in flight.
     turns: Mutex<HashMap<TurnHolder, Weak<Semaphore>>>,
     /// Maximum number of turns of one holder.
@@ -92,46 +99,66 @@ pub struct PasswordShares {
 
 /// A part of the shares of a review.
 pub struct PasswordShare {
-    _permits: [KeyedPermit<(ReviewOrigin, Party)>; 2],
+    _permits: SharePermits,
     turns: Vec<Arc<Semaphore>>,
 }
 
-/// Permission to use the pool for hashing. Returned on drop.
+enum SharePermits {
+    Parties { _target: KeyedPermit<Party>, _requester: KeyedPermit<Party> },
+    Network { _network: NetworkShare },
+}
+
+/// Permission to use the pool for hashing. Returned on drop, and the share with it.
 pub struct Turn {
     _permits: Vec<OwnedSemaphorePermit>,
+    _share: PasswordShare,
 }
 
 impl PasswordShares {
     /// Creates shares of a pool with this number of slots. One party can use half of them. Owners are those of
     /// `informers`.
     pub fn new(informers: Arc<Informers>, slots: usize) -> Self {
-        let permits = || KeyedPermits::new(PASSWORD_REVIEWS_OF_ONE);
-        let (turns, turns_of_one) = (Mutex::default(), (slots / 2).max(1));
-        Self { informers, targets: permits(), requesters: permits(), turns, turns_of_one }
+        Self {
+            informers,
+            targets: KeyedPermits::new(PASSWORD_REVIEWS_OF_ONE),
+            requesters: KeyedPermits::new(PASSWORD_REVIEWS_OF_ONE),
+            networks: NetworkShares::new(PASSWORD_REVIEWS_OF_NETWORK, PASSWORD_REVIEWS_OF_SITE),
+            turns: Mutex::default(),
+            turns_of_one: (slots / 2).max(1),
+        }
     }
 
-    /// Takes a part of the shares of the namespace's owner and the requester.
+    /// Takes a part of the shares of the namespace's owner and the requester, or if the review does not prove who they
+    /// are, of its network.
     ///
     /// # Errors
     /// If one of them is used up.
-    pub fn take(&self, request: &AdmissionRequest<Secret>, origin: ReviewOrigin) -> Result<PasswordShare, Refusal> {
+    pub fn take(
+        &self,
+        request: &AdmissionRequest<Secret>,
+        origin: ReviewOrigin,
+        network: IpNet,
+    ) -> Result<PasswordShare, Refusal> {
+        if origin == ReviewOrigin::PathOnly {
+            let share = self.networks.take(network).ok_or(Refusal::OverShare("network"))?;
+            let turns = self.turns([TurnHolder::Networks]);
+            return Ok(PasswordShare { _permits: SharePermits::Network { _network: share }, turns });
+        }
         let (target, requester) = {
             let directory = self.informers.directory();
             let namespace = request.namespace.as_deref().unwrap_or_default();
             let username = request.user_info.username.as_deref().unwrap_or_default();
             (Party::of_namespace(&directory, namespace), Party::of_requester(&directory, username))
         };
-        let of_target = self.targets.take((origin, target.clone())).ok_or(Refusal::OverShare(target.kind()))?;
-        let of_requester = self.requesters.take((origin, requester.clone())).ok_or(Refusal::OverShare("requester"))?;
-        let holders = match origin {
-            // In this order, so that a requester who waits for a busy owner keeps its own turns for other owners.
-            ReviewOrigin::ApiServer => vec![TurnHolder::Target(target), TurnHolder::Requester(requester)],
-            ReviewOrigin::PathOnly => vec![TurnHolder::PathOnly],
-        };
-        Ok(PasswordShare { _permits: [of_target, of_requester], turns: self.turns(holders) })
+        let of_target = self.targets.take(target.clone()).ok_or(Refusal::OverShare(target.kind()))?;
+        let of_requester = self.requesters.take(requester.clone()).ok_or(Refusal::OverShare("requester"))?;
+        let permits = SharePermits::Parties { _target: of_target, _requester: of_requester };
+        // In this order, so that a requester who waits for a busy owner keeps its own turns for other owners.
+        let turns = self.turns([TurnHolder::Target(target), TurnHolder::Requester(requester)]);
+        Ok(PasswordShare { _permits: permits, turns })
     }
 
-    fn turns(&self, holders: Vec<TurnHolder>) -> Vec<Arc<Semaphore>> {
+    fn turns(&self, holders: impl IntoIterator<Item = TurnHolder>) -> Vec<Arc<Semaphore>> {
         let mut all = self.turns.lock().unwrap_or_else(PoisonError::into_inner);
         // There are no more entries than reviews in flight.
         all.retain(|_, turns| turns.strong_count() > 0);
@@ -149,12 +176,12 @@ impl PasswordShares {
 
 impl PasswordShare {
     /// Waits until it is this review's turn to hash.
-    pub async fn turn(&self) -> Turn {
+    pub async fn turn(self) -> Turn {
         let mut permits = Vec::new();
         for turns in &self.turns {
             permits.extend(Arc::clone(turns).acquire_owned().await);
         }
-        Turn { _permits: permits }
+        Turn { _permits: permits, _share: self }
     }
 }
 
@@ -165,6 +192,7 @@ mod tests {
     use futures::FutureExt;
     use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
     use roster_core::directory::bindings::NamespaceState;
+    use roster_credentials::network::network_of;
     use serde_json::json;
 
     use ReviewOrigin::{ApiServer, PathOnly};
@@ -176,6 +204,10 @@ mod tests {
             "resource": kind, "userInfo": {"username": username},
         });
         serde_json::from_value(request).unwrap()
+    }
+
+    fn network(last: u8) -> IpNet {
+        network_of(std::net::IpAddr::from([192, 0, 2, last]))
     }
 
     /// Shares of a pool with four slots. Jane owns the namespaces whose names begin with `jane`.
@@ -193,7 +225,7 @@ mod tests {
     #[test]
     fn password_reviews_are_limited_per_namespace_and_requester() {
         let shares = shares();
-        let take = |namespace: &str, username: &str| shares.take(&update(namespace, username), ApiServer);
+        let take = |namespace: &str, username: &str| shares.take(&update(namespace, username), ApiServer, network(1));
         let held: Vec<_> = (0..REVIEWS.of_network).map_while(|at| take("one", &format!("u-{at}")).ok()).collect();
         assert_eq!(held.len(), PASSWORD_REVIEWS_OF_ONE);
         let refused = take("one", "other").map(drop).unwrap_err().to_string();
@@ -210,14 +242,15 @@ mod tests {
         let held: Vec<_> = (0..64)
             .filter_map(|at| {
                 let namespace = format!("jane-{}", at % 4);
-                shares.take(&update(&namespace, &account(&namespace, at)), ApiServer).ok()
+                shares.take(&update(&namespace, &account(&namespace, at)), ApiServer, network(1)).ok()
             })
             .collect();
         assert_eq!(held.len(), PASSWORD_REVIEWS_OF_ONE);
-        let refused = shares.take(&update("jane-7", "john"), ApiServer).map(drop).unwrap_err().to_string();
+        let refused = shares.take(&update("jane-7", "john"), ApiServer, network(1)).map(drop).unwrap_err().to_string();
         assert!(refused.contains("one owner"), "{refused}");
         drop(held);
-        let elsewhere = |at: usize| shares.take(&update(&format!("n-{at}"), &account("jobs", at)), ApiServer).ok();
+        let elsewhere =
+            |at: usize| shares.take(&update(&format!("n-{at}"), &account("jobs", at)), ApiServer, network(1)).ok();
         let held: Vec<_> = (0..64).filter_map(elsewhere).collect();
         assert_eq!(held.len(), PASSWORD_REVIEWS_OF_ONE, "all ServiceAccounts of a namespace are one requester");
     }
@@ -226,19 +259,18 @@ mod tests {
     #[tokio::test]
     async fn one_owner_and_one_requester_use_a_part_of_the_pool() {
         let shares = shares();
-        let take = |namespace: &str, username: &str| shares.take(&update(namespace, username), ApiServer).unwrap();
-        let of_jane: Vec<_> = (0..8).map(|at| take("jane-0", &format!("u-{at}"))).collect();
-        let of_ci: Vec<_> = (0..8).map(|at| take(&format!("n-{at}"), "ci")).collect();
-        let mut turns = Vec::new();
-        for share in of_jane.iter().chain(&of_ci) {
-            turns.push(share.turn().now_or_never());
-        }
-        let granted: Vec<usize> = (0..16).filter(|at| turns[*at].is_some()).collect();
-        assert_eq!(granted, [0, 1, 8, 9], "half of the four slots each");
+        let take =
+            |namespace: &str, username: &str| shares.take(&update(namespace, username), ApiServer, network(1)).unwrap();
+        let of_jane = (0..8).map(|at| take("jane-0", &format!("u-{at}")));
+        let of_ci = (0..8).map(|at| take(&format!("n-{at}"), "ci"));
+        let mut turns: Vec<_> = of_jane.chain(of_ci).map(|share| Box::pin(share.turn())).collect();
+        let mut granted: Vec<_> = turns.iter_mut().map(|turn| turn.as_mut().now_or_never()).collect();
+        let first: Vec<usize> = (0..16).filter(|at| granted[*at].is_some()).collect();
+        assert_eq!(first, [0, 1, 8, 9], "half of the four slots each");
         assert!(take("other", "john").turn().now_or_never().is_some(), "others do not wait for them");
-        turns.remove(0);
-        assert!(of_jane[7].turn().now_or_never().is_some(), "a turn is returned");
-        drop((turns, of_jane, of_ci));
+        granted.remove(0);
+        assert!(turns[2].as_mut().now_or_never().is_some(), "a turn is returned, to the first that waits");
+        drop((turns, granted));
         drop(take("other", "john"));
         assert!(shares.turns.lock().unwrap().len() <= 2, "parties without reviews are forgotten");
     }
@@ -247,20 +279,24 @@ mod tests {
     #[tokio::test]
     async fn a_path_alone_uses_up_no_share_of_others_and_a_part_of_the_pool() {
         let shares = shares();
-        let forged: Vec<_> = (0..PASSWORD_REVIEWS_OF_ONE)
-            .map(|_| shares.take(&update("jane-0", "jane"), PathOnly).expect("it has shares of its own"))
-            .chain((0..32).map(|at| shares.take(&update(&format!("n-{at}"), &format!("u-{at}")), PathOnly).unwrap()))
-            .collect();
-        let turns: Vec<_> = forged.iter().filter_map(|share| share.turn().now_or_never()).collect();
-        assert_eq!(turns.len(), 2, "half of the four slots, whatever the reviews name");
-        let own = shares.take(&update("jane-0", "jane"), ApiServer).expect("her share is free");
+        let take =
+            |at: usize, last| shares.take(&update(&format!("n-{at}"), &format!("u-{at}")), PathOnly, network(last));
+        let forged: Vec<_> = (0..64).filter_map(|at| take(at, 1).ok()).collect();
+        assert_eq!(forged.len(), PASSWORD_REVIEWS_OF_NETWORK, "whatever the reviews name");
+        let refused = take(99, 1).map(drop).unwrap_err().to_string();
+        assert!(refused.contains("one network"), "{refused}");
+        let of_another_network = take(0, 2).expect("kube-apiserver may be at an unknown address");
+        let turns: Vec<_> = forged.into_iter().filter_map(|share| share.turn().now_or_never()).collect();
+        assert_eq!(turns.len(), 2, "half of the four slots");
+        assert!(of_another_network.turn().now_or_never().is_none());
+        let own = shares.take(&update("jane-0", "jane"), ApiServer, network(1)).expect("her share is free");
         assert!(own.turn().now_or_never().is_some());
     }
 
     #[tokio::test]
     async fn a_pool_with_one_slot_is_shared_as_well() {
         let shares = PasswordShares::new(Arc::new(Informers::new(false, Arc::default())), 1);
-        let share = shares.take(&update("one", "jane"), ApiServer).unwrap();
+        let share = shares.take(&update("one", "jane"), ApiServer, network(1)).unwrap();
         assert!(share.turn().now_or_never().is_some());
     }
 }

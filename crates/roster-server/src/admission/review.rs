@@ -16,9 +16,9 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use kube::Resource;
 use kube::core::admission::{AdmissionRequest, AdmissionResponse, AdmissionReview};
-use roster_runtime::tls::bodies::{BodyError, BodyLimits, BodyReader, length};
+use roster_runtime::tls::bodies::{BodyError, BodyLimits, BodyPermit, BodyReader, length};
 use serde::de::{DeserializeOwned, DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::Semaphore;
 use tracing::warn;
 
 /// Maximum size of a small body, in bytes. Parsing it takes less than a millisecond.
@@ -46,8 +46,8 @@ pub const DECISIONS: ReviewLimits =
 /// Reviews of pods, claims and services that wait for quota: kube-apiserver continues without a response.
 pub const WAITING: ReviewLimits = ReviewLimits { max_bytes: 1024 * 1024, max_values: 20_000, budget: 8 * 1024 * 1024 };
 
-/// Small and large bodies have separate budgets, so that large ones do not delay small ones. Bodies that are being sent
-/// from one site can take half of either, unless it is known to be kube-apiserver's: a path alone can leak.
+/// Small and large bodies have separate budgets, so that large ones do not delay small ones. The bodies of one site can
+/// take half of either, unless it is known to be kube-apiserver's: a path alone can leak.
 #[derive(Debug)]
 pub struct ReviewBodies {
     small: BodyReader,
@@ -71,9 +71,7 @@ impl ReviewBodies {
             budget: limits.budget,
             free_bytes: 0,
         };
-        // The callers have the secret path, and must get the response instead of a reset.
-        let reader = |limits| BodyReader::new(limits).discarding();
-        Arc::new(Self { small: reader(small), large: reader(large) })
+        Arc::new(Self { small: BodyReader::for_reviews(small), large: BodyReader::for_reviews(large) })
     }
 
     fn reader(&self, request: &Request) -> &BodyReader {
@@ -93,7 +91,7 @@ pub async fn read_body(State(bodies): State<Arc<ReviewBodies>>, request: Request
 /// A review's share of the budget for bodies.
 #[derive(Clone)]
 pub struct Budget {
-    _permit: Arc<OwnedSemaphorePermit>,
+    _permit: Arc<BodyPermit>,
 }
 
 /// Reads the body of a review that may wait for a long time. Its [`Budget`] is an extension of the request, so that the

@@ -1,5 +1,6 @@
 //! HTTP server for the admission webhooks.
 
+use std::panic::resume_unwind;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -9,6 +10,7 @@ use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::post;
 use axum::{Extension, Json, Router};
+use ipnet::IpNet;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Namespace, Secret};
 use kube::Resource;
@@ -20,7 +22,7 @@ use roster_credentials::pool::HashPool;
 use roster_credentials::source::PASSWORD_KEY;
 use roster_runtime::metrics::Metrics;
 use roster_runtime::tls::connections::{Connection, Trust};
-use roster_runtime::tls::network_permits::NetworkPermits;
+use roster_runtime::tls::network_permits::{NetworkPermits, RequestNetwork};
 use roster_runtime::tls::origin::{Webhook, WebhookOrigin};
 use tower::Layer;
 use tracing::{info, warn};
@@ -250,10 +252,12 @@ async fn hints(
 async fn password_secrets(
     State(admission): State<Arc<Admission>>,
     Extension(origin): Extension<ReviewOrigin>,
+    Extension(source): Extension<RequestNetwork>,
     Reviewed(request): Reviewed<Secret>,
 ) -> Answer {
     let response = AdmissionResponse::from(&request);
-    let (outcome, response) = match decide(&admission, &request, origin).await {
+    let (namespace, name) = (request.namespace.clone(), request.name.clone());
+    let (outcome, response) = match decide(&admission, request, origin, source.network).await {
         Ok(None) => ("unchanged", response),
         Ok(Some(patch)) => match response.with_patch(patch) {
             Ok(response) => ("protected", response),
@@ -262,8 +266,8 @@ async fn password_secrets(
         Err(refusal) => {
             let reason = refusal.reason();
             // The name may contain the password.
-            let name = Some(&request.name).filter(|_| !matches!(refusal, Refusal::PasswordInMetadata(_)));
-            info!(namespace = request.namespace, name, reason, "rejected a password Secret");
+            let name = Some(name).filter(|_| !matches!(refusal, Refusal::PasswordInMetadata(_)));
+            info!(namespace, name, reason, "rejected a password Secret");
             let (outcome, code, reason) = match refusal {
                 Refusal::Saturated(_) | Refusal::OverShare(_) => ("saturated", 429, "TooManyRequests"),
                 Refusal::Source(_)
@@ -295,24 +299,36 @@ async fn password_secrets(
 /// Returns the patch that makes the Secret safe to store, if it needs one.
 async fn decide(
     admission: &Admission,
-    request: &AdmissionRequest<Secret>,
+    request: AdmissionRequest<Secret>,
     origin: ReviewOrigin,
+    network: IpNet,
 ) -> Result<Option<json_patch::Patch>, Refusal> {
-    let Some(secret) = request.object.as_ref() else { return Ok(None) };
+    let Some(secret) = &request.object else { return Ok(None) };
     if secret.type_.as_deref() != Some(PASSWORD_SECRET_TYPE) {
         warn!(namespace = request.namespace, "webhook called for a Secret of another type, leaving it unchanged");
         return Ok(None);
     }
     // Secrets that contain a hash cost nothing.
     let has_password = secret.data.as_ref().is_some_and(|data| data.contains_key(PASSWORD_KEY));
-    let share = if has_password { Some(admission.password_shares.take(request, origin)?) } else { None };
-    let _turn = match &share {
-        Some(share) => Some(share.turn().await),
-        None => None,
-    };
+    let turn =
+        if has_password { Some(admission.password_shares.take(&request, origin, network)?.turn().await) } else { None };
+    let pool = admission.pool.clone();
+    // The pool continues to hash if the client disconnects. Until then, the turn is not over.
+    let patch = tokio::spawn(async move {
+        let _turn = turn;
+        protecting_patch(request, &pool).await
+    });
+    patch.await.unwrap_or_else(|error| resume_unwind(error.into_panic()))
+}
+
+async fn protecting_patch(
+    request: AdmissionRequest<Secret>,
+    pool: &HashPool,
+) -> Result<Option<json_patch::Patch>, Refusal> {
+    let Some(secret) = request.object else { return Ok(None) };
     let mut safe = secret.clone();
-    password_secret::protect(&mut safe, request.old_object.as_ref(), &admission.pool).await?;
-    if safe == *secret {
+    password_secret::protect(&mut safe, request.old_object.as_ref(), pool).await?;
+    if safe == secret {
         return Ok(None);
     }
     let before = serde_json::to_value(secret).expect("a Secret is JSON");
@@ -330,6 +346,7 @@ mod tests {
     use arc_swap::ArcSwap;
     use axum::body::{Body, to_bytes};
     use axum::http::Request;
+    use futures::FutureExt;
     use kube::Client;
     use kube::client::Body as KubeBody;
     use roster_core::quota::defaults::Defaults;
@@ -342,6 +359,11 @@ mod tests {
     use tower::ServiceExt;
 
     fn app(metrics: Arc<Metrics>, authorities: &Authorities) -> Router {
+        let origin = WebhookOrigin::new(Arc::new(ArcSwap::from_pointee(authorities.clone())));
+        router(admission(metrics), origin)
+    }
+
+    fn admission(metrics: Arc<Metrics>) -> Admission {
         let pool = HashPool::new(Argon2idCost::default(), 1, 4, metrics.hashing.clone());
         let informers = Arc::new(Informers::new(false, Arc::clone(&metrics)));
         let guard = Arc::new(Guard::new(
@@ -356,26 +378,27 @@ mod tests {
             Enforcement::new(Arc::clone(&informers), Arc::clone(&seen), Arc::default(), Defaults::default());
         let password_shares = PasswordShares::new(Arc::clone(&informers), 1);
         let hints = Hints::new(unreachable_client(), informers, seen, Arc::default());
-        let origin = WebhookOrigin::new(Arc::new(ArcSwap::from_pointee(authorities.clone())));
         let parser = Parser::default();
-        router(Admission { pool, password_shares, guard, namespaces, enforcement, hints, parser, metrics }, origin)
+        Admission { pool, password_shares, guard, namespaces, enforcement, hints, parser, metrics }
     }
 
     fn authorities() -> Authorities {
         Authorities::create(Timestamp::now(), Duration::from_secs(86_400)).unwrap()
     }
 
+    fn creation_of(object: Value) -> Value {
+        json!({
+            "uid": "u-1", "operation": "CREATE", "namespace": "team-a", "name": "x", "dryRun": true,
+            "kind": {"group": "", "version": "v1", "kind": "Secret"},
+            "resource": {"group": "", "version": "v1", "resource": "secrets"},
+            "userInfo": {}, "object": object,
+        })
+    }
+
     async fn review(object: Value) -> Value {
         let metrics = Arc::new(Metrics::default());
-        let body = json!({
-            "apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview",
-            "request": {
-                "uid": "u-1", "operation": "CREATE", "namespace": "team-a", "name": "x", "dryRun": true,
-                "kind": {"group": "", "version": "v1", "kind": "Secret"},
-                "resource": {"group": "", "version": "v1", "resource": "secrets"},
-                "userInfo": {}, "object": object,
-            },
-        });
+        let request = creation_of(object);
+        let body = json!({"apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview", "request": request});
         let authorities = authorities();
         let path = Webhook::PasswordSecrets.path(&authorities, Timestamp::now());
         let peer = Peer { remote: ([192, 0, 2, 1], 1).into(), certificates: Vec::new() };
@@ -426,6 +449,20 @@ mod tests {
         let counted = metrics.render();
         let expected = format!("roster_admission_requests_total{{outcome=\"unproven\"}} {refused}");
         assert!(counted.contains(&expected), "{counted}");
+    }
+
+    /// The pool continues to hash. Otherwise, a client that disconnects could use all of its slots.
+    #[tokio::test]
+    async fn a_client_that_disconnects_keeps_its_turn_until_its_password_is_hashed() {
+        let admission = admission(Arc::default());
+        let request = || serde_json::from_value(creation_of(secret(PASSWORD_SECRET_TYPE))).unwrap();
+        let network = IpNet::from(std::net::IpAddr::from([192, 0, 2, 1]));
+        let hashing = decide(&admission, request(), ReviewOrigin::PathOnly, network);
+        assert!(hashing.now_or_never().is_none(), "the hash is not ready");
+        let next = admission.password_shares.take(&request(), ReviewOrigin::PathOnly, network).unwrap();
+        let mut next = Box::pin(next.turn());
+        assert!(next.as_mut().now_or_never().is_none(), "the only turn is taken");
+        next.await;
     }
 
     #[tokio::test]

@@ -9,7 +9,6 @@
 //! proven connections of kube-apiserver, and some for other connections of its addresses. It is held until the work ends,
 //! even if the client disconnects earlier.
 
-use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,19 +16,18 @@ use axum::extract::{Request, State};
 use axum::http::Method;
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
-use ipnet::IpNet;
 use percent_encoding::percent_decode_str;
 use roster_credentials::network::site_of;
 use roster_runtime::operations::keyed_permits::{KeyedPermit, KeyedPermits};
-use roster_runtime::tls::bodies::{BodyError, BodyLimits, BodyReader};
+use roster_runtime::tls::bodies::{BodyError, BodyLimits, BodyPermit, BodyReader};
 use roster_runtime::tls::connections::{Standing, Trust};
 use roster_runtime::tls::frames::hold;
 use roster_runtime::tls::network_permits::{RequestNetwork, unproven};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout_at};
 
-use super::authorize::MASTERS;
 use super::identity::Caller;
+use super::permit_holder::PermitHolder;
 use super::status::ApiError;
 
 /// Maximum size of a body, in bytes. Reviews and patches are small.
@@ -68,62 +66,12 @@ const BODIES: BodyLimits = BodyLimits {
     free_bytes: 4 * 1024,
 };
 
-/// Username prefix of ServiceAccounts.
-const SERVICE_ACCOUNT_PREFIX: &str = "system:serviceaccount:";
-
-/// Username prefix of Kubernetes components. No User has it.
-const SYSTEM_PREFIX: &str = "system:";
-
-/// Whose share of the permits a request uses.
-#[derive(Clone, Debug, Eq, Hash, PartialEq)]
-pub enum PermitHolder {
-    /// A person, by username.
-    User(String),
-    /// The ServiceAccounts of one namespace. With a share each, anyone who may create ServiceAccounts could have any
-    /// number of shares.
-    ServiceAccounts(String),
-    /// A component of Kubernetes, by username.
-    System(String),
-    /// Unauthenticated callers, by network. They also use a part of their site's share.
-    Network(IpNet),
-    /// All networks of one site.
-    Site(IpNet),
-    /// No share: `system:masters`, as in kube-apiserver's own priority levels, and addresses of kube-apiserver. The totals
-    /// apply to them.
-    Exempt,
-}
-
-impl PermitHolder {
-    /// Returns the share of an authenticated caller.
-    fn of(caller: &Caller) -> Self {
-        if caller.groups.iter().any(|group| group == MASTERS) {
-            return Self::Exempt;
-        }
-        let service_account = caller.username.strip_prefix(SERVICE_ACCOUNT_PREFIX);
-        match service_account.and_then(|account| account.split_once(':')) {
-            Some((namespace, _)) => Self::ServiceAccounts(namespace.to_owned()),
-            None if caller.username.starts_with(SYSTEM_PREFIX) => Self::System(caller.username.clone()),
-            None => Self::User(caller.username.clone()),
-        }
-    }
-}
-
-impl fmt::Display for PermitHolder {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::User(name) | Self::System(name) => write!(formatter, "user {name} has"),
-            Self::ServiceAccounts(namespace) => write!(formatter, "the ServiceAccounts of namespace {namespace} have"),
-            Self::Network(network) => write!(formatter, "the network {network} has"),
-            Self::Site(site) => write!(formatter, "the addresses in {site} have"),
-            Self::Exempt => formatter.write_str("the caller has"),
-        }
-    }
-}
-
 /// Origin of a request for the purpose of limits.
 #[derive(Clone, Debug)]
 pub struct RequestSource {
     share: PermitHolder,
+    /// A second share that the request uses: a wider one of the network's site, or a narrower one of the credential.
+    second: Option<PermitHolder>,
     standing: Standing,
 }
 
@@ -135,7 +83,7 @@ impl RequestSource {
         let caller = extensions.get::<Arc<Caller>>().ok_or_else(|| ApiError::internal("the caller is unknown"))?;
         let is_api_server = extensions.get::<Trust>() == Some(&Trust::ApiServer);
         let standing = if is_api_server { Standing::ApiServer } else { Standing::Unknown };
-        Ok(Self { share: PermitHolder::of(caller), standing })
+        Ok(Self { share: PermitHolder::of(caller), second: PermitHolder::of_credential(caller), standing })
     }
 
     /// Returns the source of an anonymous request. An address that currently holds proven connections of kube-apiserver
@@ -144,11 +92,13 @@ impl RequestSource {
     fn of_network(request: &Request) -> Result<Self, ApiError> {
         let source = RequestNetwork::of(request.extensions());
         let source = source.ok_or_else(|| ApiError::internal("the connection is unknown"))?;
-        let share = match source.standing {
-            Standing::Unknown => PermitHolder::Network(source.network),
-            Standing::AtApiServerAddress | Standing::ApiServer => PermitHolder::Exempt,
+        let (share, second) = match source.standing {
+            Standing::Unknown => {
+                (PermitHolder::Network(source.network), Some(PermitHolder::Site(site_of(source.network))))
+            }
+            Standing::AtApiServerAddress | Standing::ApiServer => (PermitHolder::Exempt, None),
         };
-        Ok(Self { share, standing: source.standing })
+        Ok(Self { share, second, standing: source.standing })
     }
 
     /// Returns whose share the request uses.
@@ -158,7 +108,7 @@ impl RequestSource {
 
     /// Returns the source of a login. The handler limits logins by source address, which may be reported by a proxy.
     fn of_login(request: &Request) -> Result<Self, ApiError> {
-        Self::of_network(request).map(|source| Self { share: PermitHolder::Exempt, ..source })
+        Self::of_network(request).map(|source| Self { share: PermitHolder::Exempt, second: None, ..source })
     }
 }
 
@@ -170,7 +120,8 @@ pub struct PermitLimits {
     /// All requests that do not come from kube-apiserver, and as many on unproven connections of its addresses. They
     /// overlap: see [`unproven`].
     pub direct: usize,
-    /// Requests of one person or one network.
+    /// Requests of one person or one network. One session of a person, and all of the person's API keys together, can
+    /// use half of it.
     pub of_one: usize,
     /// Requests of one Kubernetes component, the ServiceAccounts of one namespace, or one site: they may act for many
     /// people.
@@ -197,11 +148,11 @@ struct SharePermit {
     _taken: Option<Arc<HolderPermits>>,
 }
 
-/// A part of a share, and for a network also of its site's share.
+/// A part of the shares of a [`RequestSource`].
 #[derive(Debug)]
 struct HolderPermits {
-    _own: KeyedPermit<PermitHolder>,
-    _site: Option<KeyedPermit<PermitHolder>>,
+    _share: KeyedPermit<PermitHolder>,
+    _second: Option<KeyedPermit<PermitHolder>>,
 }
 
 /// A permit for a request in flight, returned when the last clone is dropped. An extension of each request, for
@@ -225,7 +176,7 @@ impl RequestPermit {
     /// Returns a permit of that share.
     #[cfg(test)]
     pub fn for_test(share: PermitHolder) -> Self {
-        let source = RequestSource { share, standing: Standing::ApiServer };
+        let source = RequestSource { share, second: None, standing: Standing::ApiServer };
         Permits::new(RESOURCES, "requests").admit(source).expect("all permits are free")
     }
 
@@ -264,18 +215,17 @@ impl Permits {
     }
 
     fn share(&self, source: RequestSource) -> Result<SharePermit, ApiError> {
-        let site = match &source.share {
-            PermitHolder::Exempt => return Ok(SharePermit { source, _taken: None }),
-            PermitHolder::Network(network) => Some(PermitHolder::Site(site_of(*network))),
-            _ => None,
-        };
-        let taken =
-            HolderPermits { _own: self.take(&source.share)?, _site: site.map(|site| self.take(&site)).transpose()? };
+        if source.share == PermitHolder::Exempt {
+            return Ok(SharePermit { source, _taken: None });
+        }
+        let second = source.second.as_ref().map(|second| self.take(second)).transpose()?;
+        let taken = HolderPermits { _share: self.take(&source.share)?, _second: second };
         Ok(SharePermit { source, _taken: Some(Arc::new(taken)) })
     }
 
     fn take(&self, share: &PermitHolder) -> Result<KeyedPermit<PermitHolder>, ApiError> {
         let max = match share {
+            PermitHolder::Session(_) | PermitHolder::ApiKeys(_) => self.limits.of_one / 2,
             PermitHolder::User(_) | PermitHolder::Network(_) => self.limits.of_one,
             PermitHolder::ServiceAccounts(_)
             | PermitHolder::System(_)
@@ -367,11 +317,7 @@ impl RequestLimiter {
         answer.map_err(|_| ApiError::internal("the request failed"))
     }
 
-    async fn read_body(
-        &self,
-        request: Request,
-        source: &RequestSource,
-    ) -> Result<(Request, OwnedSemaphorePermit), ApiError> {
+    async fn read_body(&self, request: Request, source: &RequestSource) -> Result<(Request, BodyPermit), ApiError> {
         let bodies = match source.standing {
             Standing::ApiServer => &self.bodies_of_api_server,
             Standing::AtApiServerAddress => &self.bodies_at_api_server_address,
@@ -395,7 +341,7 @@ pub async fn limited(State(limiter): State<Arc<RequestLimiter>>, request: Reques
 
 /// Holds the permit and the part of the budget until the work ends, and the caller's share until the response is
 /// written.
-async fn respond(mut request: Request, next: Next, held: (RequestPermit, Option<OwnedSemaphorePermit>)) -> Response {
+async fn respond(mut request: Request, next: Next, held: (RequestPermit, Option<BodyPermit>)) -> Response {
     let share = held.0.share();
     request.extensions_mut().insert(held.0.clone());
     let response = next.run(request).await;

@@ -7,6 +7,7 @@ use axum::middleware;
 use axum::routing::{get, post};
 use axum::{Extension, Router};
 use futures::stream;
+use roster_runtime::informers::callers::CREDENTIAL_ID;
 use roster_runtime::metrics::Metrics;
 use roster_runtime::tls::connections::{ConnectionTable, LIMITS, OpenConnection};
 use roster_runtime::tls::peer::Peer;
@@ -28,7 +29,15 @@ fn caller(username: &str, groups: &[&str]) -> Caller {
 
 fn source(username: &str, is_api_server: bool) -> RequestSource {
     let standing = if is_api_server { Standing::ApiServer } else { Standing::Unknown };
-    RequestSource { share: PermitHolder::of(&caller(username, &[])), standing }
+    RequestSource { share: PermitHolder::of(&caller(username, &[])), second: None, standing }
+}
+
+/// A request of Jane with this credential, through kube-apiserver.
+fn source_with(credential: &str) -> RequestSource {
+    let mut caller = caller("jane", &[]);
+    caller.extra.insert(CREDENTIAL_ID.to_owned(), vec![credential.to_owned()]);
+    let (share, second) = (PermitHolder::of(&caller), PermitHolder::of_credential(&caller));
+    RequestSource { share, second, standing: Standing::ApiServer }
 }
 
 fn admitted(permits: &Permits, username: &str, is_api_server: bool) -> Vec<RequestPermit> {
@@ -55,6 +64,36 @@ fn one_caller_takes_at_most_its_share() {
     assert!(permits.admit(source("john", true)).is_ok());
     held.pop();
     assert!(permits.admit(source("jane", true)).is_ok());
+}
+
+/// The owner of a stolen API key or session must be able to revoke it.
+#[rstest]
+#[case::api_keys(["APIKey=1", "APIKey=2"], "the API keys of user jane have 4 requests")]
+#[case::session(["JTI=stolen", "JTI=stolen"], "one session has 4 requests")]
+fn a_stolen_credential_leaves_a_part_of_its_owners_share(#[case] stolen: [&str; 2], #[case] message: &str) {
+    let permits = Permits::new(PermitLimits { total: 100, direct: 100, of_one: 8, of_program: 8 }, "requests");
+    let take = |credential: &str| permits.admit(source_with(credential));
+    let held: Vec<_> = (0..100).filter_map(|at| take(stolen[at % 2]).ok()).collect();
+    assert_eq!(held.len(), 4);
+    let refused = take(stolen[0]).unwrap_err();
+    assert!(format!("{refused:?}").contains(message), "{refused:?}");
+    let own: Vec<_> = (0..100).map_while(|_| take("JTI=own").ok()).collect();
+    assert_eq!(own.len(), 4);
+    assert!(take("JTI=another").is_err(), "all credentials together have the share of the user");
+    drop(held);
+    assert!(take(stolen[0]).is_ok());
+}
+
+#[rstest]
+#[case::without_credential("", None)]
+#[case::session("JTI=1", Some(PermitHolder::Session("1".to_owned())))]
+#[case::api_key("APIKey=1", Some(PermitHolder::ApiKeys("jane".to_owned())))]
+#[case::certificate("X509SHA256=1", None)]
+fn credentials_of_persons_have_shares(#[case] credential: &str, #[case] expected: Option<PermitHolder>) {
+    assert_eq!(source_with(credential).second, expected);
+    let mut account = caller("system:serviceaccount:apps:web", &[]);
+    account.extra.insert(CREDENTIAL_ID.to_owned(), vec![credential.to_owned()]);
+    assert_eq!(PermitHolder::of_credential(&account), None, "many people may use one ServiceAccount");
 }
 
 #[test]
@@ -225,7 +264,7 @@ async fn networks_are_limited_except_that_of_kube_apiserver() {
 #[test]
 fn unproven_connections_at_an_address_of_kube_apiserver_leave_a_reserve() {
     let permits = Permits::new(FEW, "TokenReviews");
-    let admit = |standing| permits.admit(RequestSource { share: PermitHolder::Exempt, standing }).ok();
+    let admit = |standing| permits.admit(RequestSource { share: PermitHolder::Exempt, second: None, standing }).ok();
     let all = |standing| (0..100).map_while(|_| admit(standing)).collect::<Vec<_>>();
     let beside = all(Standing::AtApiServerAddress);
     assert_eq!(beside.len(), FEW.direct);

@@ -263,8 +263,8 @@ mod tests {
     use std::future::poll_fn;
     use std::pin::Pin;
 
-    use crate::apiserver::limits::PermitHolder;
     use crate::apiserver::params::IncludeObject;
+    use crate::apiserver::permit_holder::PermitHolder;
     use crate::apiserver::resource::USERS;
     use axum::body::HttpBody;
     use roster_api::{User, UserSpec};

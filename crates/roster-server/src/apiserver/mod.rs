@@ -32,6 +32,7 @@ mod open_credential;
 pub mod openapi;
 pub mod pages;
 pub mod params;
+pub mod permit_holder;
 mod read_only;
 pub mod render;
 pub mod resource;

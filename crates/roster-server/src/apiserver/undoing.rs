@@ -5,7 +5,8 @@ use std::sync::Arc;
 use roster_runtime::operations::keyed_permits::{KeyedPermit, KeyedPermits};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use super::limits::{PermitHolder, RequestPermit};
+use super::limits::RequestPermit;
+use super::permit_holder::PermitHolder;
 use super::status::ApiError;
 
 /// Maximum number of lists that undo changes at the same time.
