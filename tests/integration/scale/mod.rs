@@ -12,7 +12,12 @@ mod unread;
 /// Returns the number of objects of a scale test: `full` with `ROSTER_SCALE=full`, as set by `make test-scale`, and a
 /// fifth otherwise. All assertions hold at both sizes.
 fn size(full: usize) -> usize {
-    if std::env::var("ROSTER_SCALE").is_ok_and(|scale| scale == "full") { full } else { full / 5 }
+    size_divided_by(5, full)
+}
+
+/// Like [`size`], with another divisor.
+fn size_divided_by(divisor: usize, full: usize) -> usize {
+    if std::env::var("ROSTER_SCALE").is_ok_and(|scale| scale == "full") { full } else { full / divisor }
 }
 
 fn seconds(metrics: &str, name: &str) -> f64 {
