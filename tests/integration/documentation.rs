@@ -251,7 +251,7 @@ fn the_page_on_rotation_shows_what_happens() {
     follow(&cluster, "docs/how-to/rotation.md");
 }
 
-/// Returns every Markdown page: README, CONTRIBUTING and all of `docs`, including generated pages.
+/// Returns every Markdown page: those in the root folder, and all of `docs`, including generated pages.
 fn pages() -> Vec<PathBuf> {
     fn collect(folder: &Path, pages: &mut Vec<PathBuf>) {
         for path in std::fs::read_dir(folder).unwrap().flatten().map(|entry| entry.path()) {
