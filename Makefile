@@ -78,10 +78,11 @@ cluster: image control-plane
 cluster-down:
 	@if [ -x $(RELEASE)/roster-dev ]; then $(RELEASE)/roster-dev cluster-down; fi
 
-## generate: regenerate crds/ and docs/reference/api/ from the types
+## generate: regenerate crds/ and docs/reference/api/ from the types, and the pages about the chart from its values
 generate: build
 	$(RELEASE)/roster crds --write crds
 	$(RELEASE)/roster reference --write docs/reference/api
+	charts/generate
 
 ## control-plane: find the programs in KUBEBUILDER_ASSETS, if it is set, and build missing ones once
 control-plane: toolchain
