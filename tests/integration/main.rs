@@ -16,6 +16,7 @@ mod credentials;
 mod directory;
 mod documentation;
 mod fixtures;
+mod github;
 mod gitops;
 mod i10_same_answer;
 mod i1_audit;

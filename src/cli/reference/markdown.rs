@@ -16,9 +16,12 @@ pub(super) fn table(header: &[&str], rows: &[Vec<String>]) -> String {
     text
 }
 
-/// Escapes text for a table cell.
+/// Escapes text for a table cell. Outside of code, a placeholder such as `<name>` would be an HTML tag, which is not
+/// shown.
 pub(super) fn cell(text: &str) -> String {
-    text.split_whitespace().collect::<Vec<_>>().join(" ").replace('|', "\\|")
+    let line = text.split_whitespace().collect::<Vec<_>>().join(" ").replace('|', "\\|");
+    let escape = |(at, part): (usize, &str)| if at % 2 == 0 { part.replace('<', "\\<") } else { part.to_owned() };
+    line.split('`').enumerate().map(escape).collect::<Vec<_>>().join("`")
 }
 
 /// Formats text as code. Empty text stays empty.
@@ -32,7 +35,7 @@ mod tests {
 
     #[test]
     fn cells_are_escaped() {
-        let written = table(&["a", "b"], &[vec!["x | y".to_owned(), "two\n  lines".to_owned()]]);
-        assert_eq!(written, "| a | b |\n| --- | --- |\n| x \\| y | two lines |\n");
+        let written = table(&["a", "b"], &[vec!["x | y".to_owned(), "two\n  lines, <a> and `<b>`".to_owned()]]);
+        assert_eq!(written, "| a | b |\n| --- | --- |\n| x \\| y | two lines, \\<a> and `<b>` |\n");
     }
 }

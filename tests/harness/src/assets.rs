@@ -124,8 +124,8 @@ fn build() -> Result<PathBuf> {
     run("controlplane/build.sh")
 }
 
-/// Returns the folder with kubeconform and kube-score. They are built if missing, which takes a minute, so only tests
-/// that need them call this.
+/// Returns the folder with kubeconform, kube-score, helm-docs and actionlint. They are built if missing, which takes a
+/// minute or two, so only tests that need them call this.
 ///
 /// # Errors
 /// If they can't be built.

@@ -1,6 +1,7 @@
-//! The chart: its values schema, what it renders, and what linters and kube-apiserver say about it.
+//! The chart: its metadata and values schema, what it renders, and what linters and kube-apiserver say about it.
 
 mod lint;
+mod metadata;
 mod monitoring;
 mod values;
 

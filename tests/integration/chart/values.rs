@@ -1,7 +1,6 @@
 //! Values of the chart: what is allowed, and what is not.
 
 use std::collections::BTreeSet;
-use std::fmt::Write;
 
 use roster_harness::project_root;
 use roster_runtime::tls::origin::Webhook;
@@ -139,39 +138,6 @@ fn schema_defaults_and_tests_have_the_same_values() {
         known.iter().filter(|path| !tested.iter().any(|tested| tested.starts_with(*path))).collect();
     // externalURL conflicts with most other values.
     assert_eq!(untested, ["externalURL"], "{EVERYTHING}");
-}
-
-/// Returns the table of values.yaml for the page on installing: each value with its default and comment.
-fn table() -> String {
-    let defaults: Value = serde_yaml::from_str(&read("charts/roster/values.yaml")).unwrap();
-    let (mut rows, mut comment, mut parents) = (String::new(), String::new(), Vec::<(usize, String)>::new());
-    for line in read("charts/roster/values.yaml").lines().skip(2) {
-        let indent = line.len() - line.trim_start().len();
-        if let Some(text) = line.trim_start().strip_prefix("# ") {
-            comment = format!("{comment} {text}").trim().to_owned();
-            continue;
-        }
-        let key = line.trim_start().split_once(':').filter(|(key, _)| !key.contains(['{', ' '])).map(|(key, _)| key);
-        if let Some(key) = key.filter(|_| !comment.is_empty() || line.ends_with(':')) {
-            parents.retain(|(at, _)| *at < indent);
-            parents.push((indent, key.to_owned()));
-            let path = parents.iter().map(|(_, key)| key.as_str()).collect::<Vec<_>>();
-            if !comment.is_empty() {
-                let value = defaults.pointer(&format!("/{}", path.join("/"))).unwrap();
-                writeln!(rows, "| `{}` | `{value}` | {comment} |", path.join(".")).unwrap();
-            }
-        }
-        comment.clear();
-    }
-    format!("| value | default | |\n| --- | --- | --- |\n{rows}")
-}
-
-#[test]
-fn the_page_on_installing_lists_every_value() {
-    let page = read("docs/how-to/install.md");
-    let shown = page.split("<!-- values -->\n").nth(1).and_then(|rest| rest.split("<!-- end -->").next());
-    let expected = table();
-    assert!(shown == Some(&expected), "docs/how-to/install.md must list the values as follows:\n{expected}");
 }
 
 #[test]
