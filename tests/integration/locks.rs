@@ -296,6 +296,86 @@ async fn locks_cannot_be_removed_by_a_tool_that_does_not_know_them() {
     fixtures.passes("jane", &["apply", "-f", "-"], "{apiVersion: v1, kind: Namespace, metadata: {name: '{n}'}}");
 }
 
+const MANIFEST: &str = "kubectl.kubernetes.io/last-applied-configuration";
+
+fn annotate_by<'a>(manager: &'a str, values: &[&'a str]) -> Vec<&'a str> {
+    [&["annotate", "namespace", "{n}", "--overwrite", manager], values].concat()
+}
+
+/// The same applies to administrators, and to a lock that the change keeps.
+#[tokio::test(flavor = "multi_thread")]
+async fn locks_have_a_field_manager_that_no_tool_adopts() {
+    let fixtures = set(rbac(), "lock-owner").await;
+    let (lock, adopted) = ("roster.dev/locked-by={n}-jane", format!("{MANIFEST}={{}}"));
+    let as_admin = |args: &[&str]| {
+        let args: Vec<String> = args.iter().map(|arg| arg.replace("{n}", &fixtures.n)).collect();
+        let args: Vec<&str> = args.iter().map(String::as_str).collect();
+        fixtures.cluster.plane.kubectl.run(&args).map_err(|error| format!("{error:#}"))
+    };
+    let locked = annotate_by("--field-manager=lock", &[lock]);
+    fixtures.passes("john", &annotate_by("--field-manager=kubectl-annotate", &[&adopted]), "");
+    let refused = as_admin(&annotate_by("--field-manager=kubectl-annotate", &[lock])).expect_err("it would be adopted");
+    assert!(refused.contains("the lock: ") && refused.contains("--field-manager=lock"), "{refused}");
+    as_admin(&locked).unwrap();
+    // The manager of the lock must not come to own a manifest.
+    let changed = format!(r#"{MANIFEST}={{"a": 1}}"#);
+    let gains = annotate_by("--field-manager=lock", &[&changed]);
+    let robot = "system:serviceaccount:{n}:robot";
+    for who in ["jane", robot] {
+        fixtures.refused(who, &gains, "", "would remove the lock");
+    }
+    let refused = as_admin(&gains).expect_err("the lock would be adopted");
+    assert!(refused.contains("the lock: "), "{refused}");
+    for who in ["jane", robot] {
+        fixtures.passes(who, &annotate_by("--field-manager=other", &["floor=3"]), "");
+        fixtures.passes(who, &annotate_by("--field-manager=other", &["floor-"]), "");
+    }
+    as_admin(&annotate_by("--field-manager=lock", &["roster.dev/locked-by-"])).unwrap();
+    // Without managers, the next server-side apply would adopt the lock.
+    let reset = ["patch", "namespace", "{n}", "--type=merge", "-p", r#"{"metadata": {"managedFields": [{}]}}"#];
+    let refused = fixtures.run("john", &reset, "").expect_err("it ends every manager");
+    assert!(refused.contains("the guard: ") && refused.contains("only the holder of the lock"), "{refused}");
+    as_admin(&reset).unwrap();
+    fixtures.refused("jane", &locked, "", "kubectl apply --server-side");
+    assert!(as_admin(&locked).expect_err("it has no manager").contains("kubectl apply --server-side"));
+    let manifest =
+        "{apiVersion: v1, kind: Namespace, metadata: {name: '{n}', annotations: {roster.dev/locked-by: '{n}-jane'}}}";
+    fixtures.passes("jane", &["apply", "--server-side", "--field-manager=lock", "-f", "-"], manifest);
+    let pipeline =
+        format!("{{apiVersion: v1, kind: Namespace, metadata: {{name: '{}', labels: {{a: b}}}}}}", fixtures.n);
+    fixtures.cluster.plane.kubectl.run_with_input(&["apply", "--server-side", "-f", "-"], &pipeline).unwrap();
+    let holder = r"jsonpath={.metadata.annotations.roster\.dev/locked-by}";
+    assert_eq!(as_admin(&["get", "namespace", "{n}", "-o", holder]).unwrap(), format!("{}-jane", fixtures.n));
+}
+
+/// Otherwise, the next `kubectl apply` would remove the lock of the next holder.
+#[tokio::test(flavor = "multi_thread")]
+async fn locks_are_not_set_while_an_earlier_manifest_names_one() {
+    let fixtures = set(rbac(), "lock-stale").await;
+    let as_admin = |args: &[&str]| {
+        let args: Vec<String> = args.iter().map(|arg| arg.replace("{n}", &fixtures.n)).collect();
+        let args: Vec<&str> = args.iter().map(String::as_str).collect();
+        fixtures.cluster.plane.kubectl.run(&args).map_err(|error| format!("{error:#}"))
+    };
+    let declared =
+        "{apiVersion: v1, kind: Namespace, metadata: {name: '{n}', annotations: {roster.dev/locked-by: '{n}-john'}}}";
+    fixtures.passes("john", &["apply", "-f", "-"], declared);
+    let forgotten = format!("{MANIFEST}-");
+    for change in ["roster.dev/locked-by-", "roster.dev/locked-by={n}-jane"] {
+        let refused = as_admin(&annotate_by("--field-manager=lock", &[change])).expect_err("a manifest names it");
+        assert!(refused.contains("a manifest in the annotations still names it"), "{refused}");
+    }
+    as_admin(&annotate_by("--field-manager=lock", &["roster.dev/locked-by={n}-jane", &forgotten])).unwrap();
+    as_admin(&annotate_by("--field-manager=lock", &["roster.dev/locked-by-"])).unwrap();
+    // Administrators declare the lock of another holder, and remove it with the manifest.
+    for holder in ["john", "jane"] {
+        let manifest = declared.replace("{n}-john", &format!("{{n}}-{holder}")).replace("{n}", &fixtures.n);
+        fixtures.cluster.plane.kubectl.run_with_input(&["apply", "-f", "-"], &manifest).unwrap();
+    }
+    let bare = format!("{{apiVersion: v1, kind: Namespace, metadata: {{name: {}}}}}", fixtures.n);
+    fixtures.cluster.plane.kubectl.run_with_input(&["apply", "-f", "-"], &bare).unwrap();
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn locks_hold_while_no_operator_runs() {
     let cluster = Cluster::create("locks-down", &[]);

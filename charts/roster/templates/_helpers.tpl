@@ -94,9 +94,10 @@ objectSelector: {}
 ['system:serviceaccount:kube-system:generic-garbage-collector', 'system:kube-controller-manager']
 {{- end }}
 
-{{- /* CEL: the field managers of an object and what they own. Without the time, which no tool goes by. */}}
+{{- /* CEL: the field managers of an object and what they own. With the time, by which kube-apiserver
+merges managers. */}}
 {{- define "roster.managers" -}}
-{{ . }}.metadata.?managedFields.orValue([]).map(entry, [dyn(entry.?manager.orValue('')), dyn(entry.?operation.orValue('')), dyn(entry.?subresource.orValue('')), dyn(entry.?apiVersion.orValue('')), dyn(entry.?fieldsV1.orValue({}))])
+{{ . }}.metadata.?managedFields.orValue([]).map(entry, [dyn(entry.?manager.orValue('')), dyn(entry.?operation.orValue('')), dyn(entry.?subresource.orValue('')), dyn(entry.?apiVersion.orValue('')), dyn(entry.?time.orValue('')), dyn(entry.?fieldsV1.orValue({}))])
 {{- end }}
 
 {{- /* CEL: whether an update changes labels, annotations or field managers, from which tools derive what to remove. The
@@ -129,7 +130,7 @@ be written while no operator answers: so namespaces can be locked, and deleted. 
 {{- define "roster.namespaceOwnershipChange" -}}
 {{- $annotations := "object.metadata.?annotations.orValue({})" -}}
 {{- $oldAnnotations := "oldObject.metadata.?annotations.orValue({})" -}}
-({{ $annotations }} != {{ $oldAnnotations }} && ({{ $annotations }}.exists(k, {{ include "roster.isTracking" . }} && {{ $oldAnnotations }}[?k] != {{ $annotations }}[?k]) || {{ $oldAnnotations }}.exists(k, {{ include "roster.isTracking" . }} && !(k in {{ $annotations }}))) || {{ include "roster.namespaceManagers" "object" }} != {{ include "roster.namespaceManagers" "oldObject" }})
+({{ $annotations }} != {{ $oldAnnotations }} && ({{ $annotations }}.exists(k, {{ include "roster.isTracking" . }} && {{ $oldAnnotations }}[?k] != {{ $annotations }}[?k]) || {{ $oldAnnotations }}.exists(k, {{ include "roster.isTracking" . }} && !(k in {{ $annotations }}))) || {{ include "roster.namespaceManagers" "object" }} != {{ include "roster.namespaceManagers" "oldObject" }} || size(object.metadata.?managedFields.orValue([])) == 0 && size(oldObject.metadata.?managedFields.orValue([])) > 0)
 {{- end }}
 
 {{- /* CEL: whether a new Namespace has owners, an annotation with a manifest, or a field manager that owns the lock. */}}

@@ -200,6 +200,10 @@ async fn i4_prune_marks_on_a_namespace_require_its_deletion() {
         let args = [args, &["--overwrite", "--as", who]].concat();
         cluster.plane.kubectl.run(&args).map_err(|error| format!("{error:#}"))
     };
+    // As kube-apiserver does for the deletion itself, a RoleBinding in the Namespace counts.
+    let editor = format!("{n}-editor");
+    cluster.kubectl(&["create", "clusterrolebinding", &editor, "--clusterrole", &labeller, "--user", &editor]);
+    cluster.kubectl(&["create", "rolebinding", &editor, "-n", &n, "--clusterrole", &admin, "--user", &editor]);
     for mark in [
         ["label", "namespace", &n, "applyset.kubernetes.io/part-of=x"],
         ["label", "namespace", &n, "app.kubernetes.io/instance=x"],
@@ -208,6 +212,7 @@ async fn i4_prune_marks_on_a_namespace_require_its_deletion() {
         let refused = run(&labeller, &mark).expect_err("it could not delete the namespace");
         let because = format!("may delete Namespace {n}, and {labeller} may not: this requires the verb delete");
         assert!(refused.contains("the guard: metadata.") && refused.contains(&because), "{refused}");
+        run(&editor, &mark).unwrap_or_else(|refused| panic!("{mark:?}: {refused}"));
         run(&admin, &mark).unwrap_or_else(|refused| panic!("{mark:?}: {refused}"));
     }
     // The garbage collector deletes a Namespace whose owner does not exist.

@@ -174,3 +174,44 @@ async fn i4_owners_and_field_managers_are_limited() {
         assert!(refused.contains("metadata.managedFields: "), "{refused}");
     }
 }
+
+/// Each update of a Namespace visits every field manager, and must stay within the cost limit of CEL.
+#[tokio::test(flavor = "multi_thread")]
+async fn i4_field_managers_of_a_namespace_are_limited() {
+    let (cluster, n) = (guarded_cluster(), unique("i4-entries"));
+    cluster.kubectl(&["create", "namespace", &n]);
+    wait_until_can(cluster, "mallory", &["patch", "namespaces"], true).await;
+    let (client, mallory) = (cluster.client().await, Some("mallory"));
+    let path = format!("/api/v1/namespaces/{n}");
+    let found = cluster.kubectl(&["get", "namespace", &n, "-o", "json", "--show-managed-fields"]);
+    let found: Value = serde_json::from_str(&found).unwrap();
+    let forged = |count: usize, labels: usize| {
+        let names = |at: usize| -> serde_json::Map<String, Value> {
+            (0..labels).map(|label| (format!("f:{at}-{label}"), json!({}))).collect()
+        };
+        let entry = |at: usize| {
+            json!({
+                "manager": format!("m{at}"), "operation": "Apply", "apiVersion": "v1", "fieldsType": "FieldsV1",
+                "fieldsV1": {"f:metadata": {"f:labels": names(at)}},
+            })
+        };
+        let mut managed = found["metadata"]["managedFields"].as_array().cloned().unwrap();
+        managed.extend((managed.len()..count).map(entry));
+        json!({ "managedFields": managed })
+    };
+    eventually("the policy roster-namespace-size is enforced", || async {
+        match patch(&client, mallory, &path, &forged(257, 1)).await {
+            Err(refused) if refused.contains("257 entries, and at most 256 are allowed") => Ok(()),
+            other => Err(format!("{:?}", other.is_ok())),
+        }
+    })
+    .await;
+    patch(&client, mallory, &path, &forged(256, 1)).await.unwrap();
+    // One more manager does not fit.
+    patch(&client, mallory, &path, &json!({"annotations": {"a": "b"}})).await.unwrap_err();
+    patch(&client, mallory, &path, &forged(200, 100)).await.unwrap();
+    patch(&client, mallory, &path, &json!({"annotations": {"a": "b"}})).await.unwrap();
+    patch(&client, None, &path, &forged(300, 1)).await.unwrap();
+    patch(&client, mallory, &path, &forged(299, 1)).await.unwrap();
+    cluster.kubectl(&["delete", "namespace", &n, "--timeout=60s"]);
+}

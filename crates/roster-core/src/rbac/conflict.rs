@@ -71,6 +71,8 @@ pub enum Conflict {
     LockOwnership,
     /// It is unknown which fields a manifest in this annotation names, so a tool could remove any of them.
     UnreadableManifest(String),
+    /// The entry of this field manager is new or has another time, but kube-apiserver did not write it.
+    MadeUpManager(String),
 }
 
 impl fmt::Display for Conflict {
@@ -120,6 +122,11 @@ impl fmt::Display for Conflict {
                 "metadata.annotations[{annotation}]: is not a JSON object that can be read, so it is unknown what a tool \
                  would remove; only a requester that may bind every role can set, change or remove it"
             ),
+            Self::MadeUpManager(manager) => write!(
+                f,
+                "metadata.managedFields: the manager {manager} is new or has another time, but the request changes none \
+                 of its fields; only kube-apiserver sets these: leave them as they are, or leave out metadata.managedFields"
+            ),
         }
     }
 }
@@ -143,7 +150,8 @@ impl Denial for Conflict {
             | Self::NoOwner { .. }
             | Self::UncountedOwner { .. }
             | Self::LockOwnership
-            | Self::UnreadableManifest(_) => self.to_string(),
+            | Self::UnreadableManifest(_)
+            | Self::MadeUpManager(_) => self.to_string(),
         }
     }
 }

@@ -30,6 +30,10 @@ const NAMESPACE_NAME_LABEL: &str = "kubernetes.io/metadata.name";
 const UNDONE: &str =
     "a tool would lift this restriction with its next apply; use kubectl patch with a new name as --field-manager";
 
+/// Reason for the denial of a restriction that would not last, because no field manager is recorded for it.
+const UNTRACKED: &str = "a tool would lift this restriction with its next apply, because metadata.managedFields was reset; \
+                         first use kubectl apply --server-side with a manifest that has only metadata.name";
+
 /// A write that the guard checks: the old and the new object. The old one is `None` on create, the new one on delete.
 #[derive(Debug)]
 pub enum GuardedChange<'a> {
@@ -158,8 +162,9 @@ impl RequirementCollector<'_> {
         let reduced = kept.is_some_and(|(old, new)| is_reduction(&old.spec, &new.spec));
         // A manager that applies would lift the restriction again with its next apply.
         let restricts = |field: &str| old.is_some_and(|old| control::restricts(&old.spec, field));
-        let is_undone = reduced && self.ownership.is_given_to_applier(control::is_descriptive, restricts);
-        if reduced && !is_undone {
+        let is_given = || self.ownership.is_given_to_applier(control::is_descriptive, restricts).then_some(UNDONE);
+        let undone = self.ownership.is_untracked().then_some(UNTRACKED).or_else(is_given).filter(|_| reduced);
+        if reduced && undone.is_none() {
             self.extent = Extent::BeyondNamespaces;
         }
         let groups: BTreeSet<String> = of_version.into_iter().flatten().chain(decided).collect();
@@ -174,8 +179,8 @@ impl RequirementCollector<'_> {
                 groups: groups.clone(),
             });
         }
-        if is_undone {
-            self.note_field(UNDONE);
+        if let Some(reason) = undone {
+            self.note_field(reason);
         }
         if let Some(new) = new {
             if old.is_none() {

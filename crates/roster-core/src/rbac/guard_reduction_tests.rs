@@ -2,7 +2,7 @@
 
 use roster_api::user::DesiredState;
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{FieldsV1, ManagedFieldsEntry, OwnerReference};
 
 use super::*;
 use crate::directory::native::{Native, NativeKey};
@@ -24,8 +24,23 @@ fn role(kind: RoleKind, name: &str) -> RoleRef {
     RoleRef { kind, name: name.to_owned() }
 }
 
-fn in_state(mut user: User, state: DesiredState) -> User {
+fn in_state(user: User, state: DesiredState) -> User {
+    let mut user = managed_by(user, "help-desk", "Update");
     user.spec.state = state;
+    user
+}
+
+fn managed_by(user: User, manager: &str, operation: &str) -> User {
+    owning(user, manager, operation, "f:state")
+}
+
+fn owning(mut user: User, manager: &str, operation: &str, field: &str) -> User {
+    user.metadata.managed_fields = Some(vec![ManagedFieldsEntry {
+        manager: Some(manager.to_owned()),
+        operation: Some(operation.to_owned()),
+        fields_v1: Some(FieldsV1(serde_json::json!({"f:spec": {field: {}}}))),
+        ..ManagedFieldsEntry::default()
+    }]);
     user
 }
 
@@ -50,7 +65,7 @@ fn i4_namespace_administrators_cannot_prevent_disabling() {
     let directory = shielded();
     let jane = in_group("jane", "team");
     let expired = |end: Option<i64>| {
-        let mut user = jane.clone();
+        let mut user = owning(jane.clone(), "help-desk", "Update", "f:validity");
         user.spec.validity = end.map(|end| Validity { not_before: None, not_after: Some(at(end)) });
         user
     };
@@ -121,17 +136,7 @@ fn i4_an_inactive_user_counts_as_holding_all_its_roles() {
 /// restriction that was there before, and some pipelines adopt managers that update by name.
 #[test]
 fn i4_a_restriction_given_to_a_pipeline_requires_every_role() {
-    use k8s_openapi::apimachinery::pkg::apis::meta::v1::{FieldsV1, ManagedFieldsEntry};
     let directory = shielded();
-    let managed_by = |mut user: User, manager: &str, operation: &str| {
-        user.metadata.managed_fields = Some(vec![ManagedFieldsEntry {
-            manager: Some(manager.to_owned()),
-            operation: Some(operation.to_owned()),
-            fields_v1: Some(FieldsV1(serde_json::json!({"f:spec": {"f:state": {}}}))),
-            ..ManagedFieldsEntry::default()
-        }]);
-        user
-    };
     let jane = in_group("jane", "team");
     let disabled = managed_by(in_state(jane.clone(), DesiredState::Disabled), "security", "Update");
     let banned = in_state(jane.clone(), DesiredState::Banned);
@@ -146,4 +151,36 @@ fn i4_a_restriction_given_to_a_pipeline_requires_every_role() {
         let required = required(&GuardedChange::User(Some(old), Some(&new)), &directory);
         assert_eq!(required.is_empty(), expected, "{manager} {operation}: {required:?}");
     }
+}
+
+/// kube-apiserver records no manager for a restriction then, and the next server-side apply adopts it.
+#[test]
+fn i4_a_restriction_without_field_managers_requires_every_role() {
+    let directory = shielded();
+    let jane = managed_by(in_group("jane", "team"), "kubectl", "Update");
+    let without = |mut user: User| {
+        user.metadata.managed_fields = None;
+        user
+    };
+    let (untracked, banned) = (without(jane.clone()), without(in_state(jane.clone(), DesiredState::Banned)));
+    let required = |old: &User, new: &User| required(&GuardedChange::User(Some(old), Some(new)), &directory);
+    assert!(!required(&jane, &untracked).is_empty(), "a reset");
+    assert!(!required(&untracked, &banned).is_empty(), "a restriction");
+    // The first server-side apply of a tool would do the same.
+    assert!(required(&untracked, &managed_by(untracked.clone(), "before-first-apply", "Update")).is_empty());
+    assert!(!required(&untracked, &managed_by(untracked.clone(), "before-first-apply", "Apply")).is_empty());
+    assert!(!required(&jane, &managed_by(jane.clone(), "before-first-apply", "Update")).is_empty());
+}
+
+#[test]
+fn i4_removing_all_field_managers_of_a_group_requires_its_roles() {
+    let directory = directory();
+    let mut old = group("power", GroupSpec::default());
+    old.metadata.managed_fields = managed_by(in_group("jane", "team"), "kubectl", "Update").metadata.managed_fields;
+    let mut entry = old.metadata.managed_fields.clone().unwrap_or_default();
+    entry[0].fields_v1 = None;
+    old.metadata.managed_fields = Some(entry);
+    let mut new = old.clone();
+    new.metadata.managed_fields = None;
+    assert_eq!(required(&GuardedChange::Group(Some(&old), Some(&new)), &directory), [EDIT]);
 }

@@ -6,6 +6,7 @@ pub mod compile;
 pub mod conflict;
 pub mod control;
 pub mod guard;
+pub mod managers;
 mod owned_fields;
 pub mod ownership;
 pub mod permissions;

@@ -23,7 +23,10 @@ use crate::directory::tracking::is_tracking;
 
 /// The manager that kube-apiserver gives the fields of the oldest managers that update to, when an object has more than
 /// ten of them.
-const MERGED_MANAGER: &str = "ancient-changes";
+pub(super) const MERGED_MANAGER: &str = "ancient-changes";
+
+/// The manager that kube-apiserver gives all fields of an object without field managers, with its first server-side apply.
+pub(super) const FIRST_MANAGER: &str = "before-first-apply";
 
 /// A difference between two versions of an object: who gained or lost which field.
 #[derive(Debug)]
@@ -59,7 +62,7 @@ impl<'a> Ownership<'a> {
         Self {
             old,
             new: Some(new),
-            transfers: transfers(&before, &after),
+            transfers: transfers(&before, &after, old.is_some_and(is_untracked)),
             adopted: adopted(&after),
             managed_labels: labels.cloned().collect(),
         }
@@ -91,6 +94,9 @@ impl<'a> Ownership<'a> {
         if let Some(mark) = changed_mark(old.meta(), new.meta()) {
             return Some(mark);
         }
+        if self.is_reset() {
+            return Some("metadata.managedFields".to_owned());
+        }
         let spec =
             |object: &K| serde_json::to_value(object).map(|mut object| object["spec"].take()).unwrap_or_default();
         let specs = (spec(old), spec(new));
@@ -106,6 +112,18 @@ impl<'a> Ownership<'a> {
             Owner::Manager { .. } => "metadata.managedFields".to_owned(),
             Owner::Manifest(annotation) => format!("metadata.annotations[{annotation}]"),
         })
+    }
+
+    /// Returns whether the change removes all field managers. kube-apiserver then records none for later updates, and the next
+    /// server-side apply makes all fields those of a manager whose fields tools adopt.
+    fn is_reset(&self) -> bool {
+        self.old.is_some_and(|old| !is_untracked(old)) && self.is_untracked()
+    }
+
+    /// Returns whether the object has no field managers after the change, so that kube-apiserver has not recorded who made
+    /// it.
+    pub(super) fn is_untracked(&self) -> bool {
+        self.new.is_some_and(is_untracked)
     }
 
     /// Returns whether a change of a User gives a field of the spec to a manager that removes it with its next apply: one
@@ -164,10 +182,10 @@ impl<'a> Ownership<'a> {
     }
 
     /// Returns whether a change makes or ends an owner of the annotation that locks a Namespace, although it does not set
-    /// the annotation.
+    /// the annotation, or ends the owners of everything.
     pub fn transfers_lock(&self) -> bool {
         let is_lock = |field: &Field| matches!(field, Field::Annotation(name) if **name == *LOCKED_BY_ANNOTATION);
-        self.transfers.iter().any(|transfer| is_lock(&transfer.field) && self.is_kept(transfer))
+        self.is_reset() || self.transfers.iter().any(|transfer| is_lock(&transfer.field) && self.is_kept(transfer))
     }
 
     /// Returns whether the change keeps the metadata field that gains or loses an owner.
@@ -194,9 +212,15 @@ impl<'a> Ownership<'a> {
     }
 }
 
-fn transfers<'a>(before: &Owned<'a>, after: &Owned<'a>) -> Vec<Transfer<'a>> {
+fn is_untracked(object: &ObjectMeta) -> bool {
+    object.managed_fields.as_ref().is_none_or(Vec::is_empty)
+}
+
+fn transfers<'a>(before: &Owned<'a>, after: &Owned<'a>, was_untracked: bool) -> Vec<Transfer<'a>> {
     let merged = merged(before, after);
-    let gained = after.difference(before).map(|entry| (entry, true));
+    // The first server-side apply of a tool would do the same.
+    let is_first = |owner: Owner<'_>| was_untracked && updater(owner) == Some(FIRST_MANAGER);
+    let gained = after.difference(before).filter(|(owner, ..)| !is_first(*owner)).map(|entry| (entry, true));
     let lost = before.difference(after).map(|entry| (entry, false));
     let transfer = |((owner, field, path), is_gain): (&(Owner<'a>, Field, u64), bool)| {
         // Other owners of the same field take no part in the merge.

@@ -43,9 +43,15 @@ impl Requirement {
                 namespace: None,
                 verb: "assign",
             },
-            Self::DeleteNamespace(name) => {
-                Attributes { group: "", version: "v1", resource: "namespaces", name, namespace: None, verb: "delete" }
-            }
+            // As kube-apiserver does for the deletion itself, so that RoleBindings in the Namespace count.
+            Self::DeleteNamespace(name) => Attributes {
+                group: "",
+                version: "v1",
+                resource: "namespaces",
+                name,
+                namespace: Some(name.as_str()).filter(|name| !name.is_empty()),
+                verb: "delete",
+            },
         }
     }
 }

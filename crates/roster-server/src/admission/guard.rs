@@ -14,9 +14,11 @@ use roster_core::directory::labels::Labels;
 use roster_core::rbac::Policy;
 use roster_core::rbac::conflict::{Conflict, of_namespace, of_user};
 use roster_core::rbac::guard::{GuardedChange, cycle, requirements};
+use roster_core::rbac::managers::made_up;
 use roster_core::rbac::ownership::{Ownership, changed_mark, may_be_garbage_collected};
 use roster_core::rbac::requirement::{AffectedIdentity, Denial, Requirement, RequirementReason, Requirements};
 use roster_runtime::informers::Informers;
+use serde::Serialize;
 use tracing::{info, warn};
 
 use super::access::AccessReviewer;
@@ -49,7 +51,10 @@ impl<'a, K: Guarded> GuardedWrite<'a, K> {
     pub fn conflict(&self, directory: &Directory, policy: &Policy, requester: Option<&str>) -> Option<Conflict> {
         let unreadable =
             self.ownership.unreadable_manifest().map(|annotation| Conflict::UnreadableManifest(annotation.to_owned()));
-        unreadable.or_else(|| K::conflict(self.old, self.new?, &self.context(directory, policy, requester)))
+        let made_up = || K::made_up_manager(self.old, self.new?).map(|name| Conflict::MadeUpManager(name.to_owned()));
+        unreadable
+            .or_else(made_up)
+            .or_else(|| K::conflict(self.old, self.new?, &self.context(directory, policy, requester)))
     }
 
     /// Returns what the requester must be able to bind to make this write.
@@ -86,7 +91,7 @@ impl GuardContext<'_> {
 }
 
 /// A kind of object whose writes are guarded.
-pub trait Guarded: kube::Resource<DynamicType = ()> + Sized {
+pub trait Guarded: kube::Resource<DynamicType = ()> + Serialize + Sized {
     /// Returns what the requester must be able to bind to make this change. `old` is `None` for a create, `new` for a
     /// delete.
     fn requirements(old: Option<&Self>, new: Option<&Self>, known: &GuardContext<'_>) -> Requirements;
@@ -94,6 +99,11 @@ pub trait Guarded: kube::Resource<DynamicType = ()> + Sized {
     /// Compares who owns the fields of the object.
     fn ownership<'a>(old: Option<&'a Self>, new: Option<&'a Self>) -> Ownership<'a> {
         Ownership::between(old.map(Resource::meta), new.map(Resource::meta))
+    }
+
+    /// Returns a field manager that kube-apiserver has not written.
+    fn made_up_manager<'a>(old: Option<&'a Self>, new: &'a Self) -> Option<&'a str> {
+        made_up(old, new)
     }
 
     /// Returns whether the operator makes this change on behalf of a requester whose rights it has already checked.
@@ -206,6 +216,10 @@ impl Guarded for Secret {
     /// No tool can remove a part of a password Secret that matters.
     fn ownership<'a>(_old: Option<&'a Self>, _new: Option<&'a Self>) -> Ownership<'a> {
         Ownership::default()
+    }
+
+    fn made_up_manager<'a>(_old: Option<&'a Self>, _new: &'a Self) -> Option<&'a str> {
+        None
     }
 }
 
