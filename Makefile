@@ -10,7 +10,8 @@ RELEASE := $(CARGO_TARGET_DIR)/release
 # Everything except the benchmarks, which have many dependencies of their own.
 PRODUCT := --workspace --exclude roster-bench
 
-.PHONY: demo test test-quick test-e2e test-scale bench bench-large up down cluster cluster-down generate docs format lint deny toolchain build control-plane image
+.PHONY: demo test test-quick test-e2e test-scale bench bench-large up down cluster cluster-down generate docs format lint deny
+.PHONY: toolchain build control-plane image release release-check
 
 ## demo: start a control plane and an operator, apply examples/, show the results, and run until Ctrl-C
 demo: build control-plane
@@ -114,6 +115,15 @@ image: toolchain
 	buildah build --quiet --timestamp 0 --file Dockerfile --tag $(IMAGE) $(CARGO_TARGET_DIR)/image
 	rm -f $(CARGO_TARGET_DIR)/image/roster.tar
 	buildah push --quiet $(IMAGE) oci-archive:$(CARGO_TARGET_DIR)/image/roster.tar:$(IMAGE)
+
+## release: write everything that a release consists of to target/release-artifacts. RELEASE_IMAGE is the name of the image,
+## and RELEASE_URL where the files will be published. See "Releases" in CONTRIBUTING.md
+release: toolchain
+	@release/release.sh
+
+## release-check: build a release twice, the second time from nothing and in another folder, and compare the bytes
+release-check: release
+	@release/check.sh
 
 build: toolchain
 	$(CARGO) build --locked --release $(PRODUCT) --bins

@@ -40,6 +40,7 @@ mod operations;
 mod origin;
 mod ownership;
 mod quota;
+mod release;
 mod requests;
 mod rights;
 mod role_bindings;

@@ -72,22 +72,28 @@ impl Installation {
     }
 
     fn install_chart(plane: &ControlPlane, values: &[&str]) -> Result<Self> {
-        let balancer = plane.balancer.clone();
         let chart = project_root().join("charts/roster");
-        let external = format!("externalURL=https://localhost:{}", balancer.port);
-        let mut args = vec![
-            "install",
-            "roster",
-            chart.to_str().context("the path is not valid UTF-8")?,
-            "-n",
-            NAMESPACE,
-            "--skip-crds",
-        ];
-        args.extend(["--set", &external, "--set", "anonymousLogins=true"]);
-        args.extend(values.iter().flat_map(|value| ["--set", value]));
+        let chart = chart.to_str().context("the path is not valid UTF-8")?;
+        let mut args = vec!["install", "roster", chart, "-n", NAMESPACE, "--skip-crds"];
+        let own = Self::values(plane);
+        args.extend(own.iter().map(String::as_str).chain(values.iter().copied()).flat_map(|value| ["--set", value]));
         plane.kubectl.helm(&args)?;
+        Self::existing(plane)
+    }
+
+    /// Returns the values of the chart, as `--set` of helm takes them, for operators outside the cluster.
+    pub fn values(plane: &ControlPlane) -> [String; 2] {
+        [format!("externalURL=https://localhost:{}", plane.balancer.port), "anonymousLogins=true".to_owned()]
+    }
+
+    /// Returns the installation on a control plane that has everything that the chart renders with [`Self::values`].
+    ///
+    /// # Errors
+    /// If the operator's ServiceAccount does not exist.
+    pub fn existing(plane: &ControlPlane) -> Result<Self> {
         let token = plane.kubectl.run(&["create", "token", "roster", "-n", NAMESPACE, "--duration=24h"])?;
         let kubeconfig = plane.kubeconfig_for_token(&plane.dir.join("operator.kubeconfig"), token.trim())?;
+        let balancer = plane.balancer.clone();
         Ok(Self { balancer, kubeconfig, dir: plane.dir.clone(), kubectl: plane.kubectl.clone() })
     }
 }

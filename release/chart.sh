@@ -1,0 +1,15 @@
+#!/usr/bin/env bash
+# Packages the chart, with the published image as the default of image.repository.
+source "$(dirname "$0")/common.sh"
+
+folder=$(mktemp -d)
+trap 'rm -rf "$folder"' EXIT
+cp --recursive --dereference charts/roster "$folder"
+sed -i "s|^  repository: roster\$|  repository: $image|" "$folder/roster/values.yaml"
+grep -qF "  repository: $image" "$folder/roster/values.yaml"
+
+helm package "$folder/roster" --version "$version" --app-version "$version" --destination "$folder/package" >/dev/null
+# Helm records the current time in the archive.
+tar --extract --touch --file "$folder/package/roster-$version.tgz" --directory "$folder/package"
+mkdir -p "$out"
+archive "$folder/package" roster | gzip --no-name --best >"$out/roster-$version.tgz"
