@@ -39,6 +39,7 @@ impl Target {
             .env("HELM", Assets::resolve().unwrap().helm)
             .env("RELEASE_IMAGE", "registry.example.com/roster")
             .env("RELEASE_URL", "https://example.com/v1")
+            .env("SOURCE_DATE_EPOCH", "1700000000")
             .output()
             .unwrap();
         assert!(output.status.success(), "{script}: {}", String::from_utf8_lossy(&output.stderr));
@@ -98,6 +99,21 @@ fn the_same_commit_gives_the_same_bytes() {
         assert!(second.get(name) == Some(content), "{name} differs");
         assert!(page.contains(&format!("| `{name}` |")), "docs/how-to/install.md does not list {name}");
     }
+}
+
+#[test]
+fn the_chart_names_the_published_image() {
+    let target = Target::create();
+    target.run("chart.sh", &[]);
+    let package = target.artifact(&format!("roster-{VERSION}.tgz"));
+    let file = |name: &str| -> Value {
+        serde_yaml::from_str(&tar(&["--extract", "--gzip", "--to-stdout", &format!("roster/{name}")], &package))
+            .unwrap()
+    };
+    assert_eq!(file("values.yaml")["image"]["repository"], "registry.example.com/roster");
+    let images = file("Chart.yaml")["annotations"]["artifacthub.io/images"].as_str().unwrap().to_owned();
+    let image = serde_json::json!([{"name": "roster", "image": format!("registry.example.com/roster:{VERSION}")}]);
+    assert_eq!(serde_yaml::from_str::<Value>(&images).unwrap(), image);
 }
 
 #[test]
