@@ -35,6 +35,7 @@ pub mod known;
 mod kubesphere;
 mod ldif;
 mod manifest;
+pub mod membership;
 pub mod names;
 mod naming;
 mod openshift;

@@ -17,7 +17,8 @@ use super::restricted::Restricted;
 use super::step::conflicts;
 
 pub(super) async fn plan(client: Client, plan: Plan, files: &Files, args: &Args) -> Result<Outcome> {
-    let (live, force) = (Live::read(client, &plan).await?, args.force_conflicts);
+    let force = args.force_conflicts;
+    let live = Live::read(client, &plan, force).await?;
     let mut outcome = Outcome::default();
     let restricted = restrict(&live, files, force, &mut outcome).await?;
     let blocked = blocked(&live, files, args);

@@ -1,6 +1,6 @@
 //! Reads the existing objects of a plan with a few list requests, and applies manifests.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::num::NonZero;
 use std::time::Duration;
 
@@ -8,7 +8,6 @@ use anyhow::{Context, Result};
 use backon::{ExponentialBuilder, Retryable};
 use base64::prelude::{BASE64_STANDARD, Engine};
 use futures::{StreamExt, stream};
-use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Secret as SecretObject;
 use kube::api::{Api, ApiResource, DynamicObject, ListParams, Patch, PatchParams};
 use kube::{Client, Resource, ResourceExt};
@@ -20,7 +19,6 @@ use roster_credentials::source::HASH_KEY;
 use roster_import::assemble::{Content, Item, Plan, Secret};
 use roster_import::conflict::{Conflict, Conflicts};
 use roster_import::consent::{Consent, ExistingUser, Findings};
-use roster_import::known::{KnownGroups, KnownUser, KnownUsers};
 use roster_import::rules::Kind;
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::Value;
@@ -49,7 +47,7 @@ pub(super) struct Live {
 
 impl Live {
     /// Lists Groups, password Secrets in the plan's namespaces, and Users.
-    pub(super) async fn read(client: Client, plan: &Plan) -> Result<Self> {
+    pub(super) async fn read(client: Client, plan: &Plan, takes_over: bool) -> Result<Self> {
         let mut wanted = HashMap::new();
         let mut namespaces = BTreeSet::new();
         for item in &plan.items {
@@ -65,7 +63,7 @@ impl Live {
         }
         let (findings, conflicts, restricted) = (Findings::default(), Vec::new(), BTreeMap::new());
         let mut live = Self { client, pool: pool(), found: HashMap::new(), findings, conflicts, restricted };
-        let (mut consent, mut conflicts) = (Consent::new(plan), Conflicts::new(plan));
+        let (mut consent, mut conflicts) = (Consent::new(plan).taking_over(takes_over), Conflicts::new(plan));
         let api = Api::all_with(live.client.clone(), &resource::<Group>());
         let group = |object: &DynamicObject| {
             let (name, spec) = (object.name_any(), &object.data["spec"]);
@@ -221,54 +219,11 @@ fn key_of_secret(secret: &Secret) -> Key {
 }
 
 /// Returns the identity in the source from which the object was imported.
-fn source(object: &impl ResourceExt) -> Option<&str> {
+pub(super) fn source(object: &impl ResourceExt) -> Option<&str> {
     object.annotations().get(SOURCE_ID_ANNOTATION).map(String::as_str)
 }
 
-fn created(object: &impl ResourceExt) -> Option<Timestamp> {
-    object.creation_timestamp().map(|time| time.0)
-}
-
-/// Returns the Users that were imported before from one of these identities in the source. Others are not kept, so that
-/// memory does not grow with the number of Users.
-pub(super) async fn known_users(client: &Client, sources: &HashSet<String>) -> Result<KnownUsers> {
-    let api: Api<DynamicObject> = Api::all_with(client.clone(), &resource::<User>());
-    let (mut known, mut params) = (KnownUsers::default(), ListParams::default().limit(PAGE));
-    loop {
-        let page = api.list(&params).await.context("Users can't be listed")?;
-        for object in &page.items {
-            if let Some(source) = source(object).filter(|source| sources.contains(*source)) {
-                let (name, user) = (object.name_any(), KnownUser::new(&object.name_any(), &object.data["spec"]));
-                known.add(source, &name, created(object), user);
-            }
-        }
-        match page.metadata.continue_.filter(|token| !token.is_empty()) {
-            Some(token) => params = params.continue_token(&token),
-            None => return Ok(known),
-        }
-    }
-}
-
-/// Returns the names of the Groups that were imported before, by their identities in the source.
-pub(super) async fn known_groups(client: &Client) -> Result<BTreeMap<String, String>> {
-    let api = Api::<Group>::all(client.clone());
-    let (mut known, mut params) = (KnownGroups::default(), ListParams::default().limit(PAGE));
-    loop {
-        let page = api.list_metadata(&params).await.context("Groups can't be listed")?;
-        for object in page.items {
-            if let Some(source) = source(&object) {
-                let name = object.name_any();
-                known.add(source, &name, created(&object), name.clone());
-            }
-        }
-        match page.metadata.continue_.filter(|token| !token.is_empty()) {
-            Some(token) => params = params.continue_token(&token),
-            None => return Ok(known.into_objects()),
-        }
-    }
-}
-
-fn resource<K: Resource<DynamicType = ()>>() -> ApiResource {
+pub(super) fn resource<K: Resource<DynamicType = ()>>() -> ApiResource {
     ApiResource::erase::<K>(&())
 }
 

@@ -1,6 +1,7 @@
 //! Import and export with the real program, against a cluster with an operator.
 
 mod identity;
+mod memberships;
 
 use std::process::{Command, Output};
 use std::sync::OnceLock;

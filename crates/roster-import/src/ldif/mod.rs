@@ -6,7 +6,10 @@ mod listings;
 mod members;
 mod parser;
 
-use super::draft::{GroupDraft, Input, Place, UserDraft};
+use std::collections::{HashMap, HashSet};
+
+use super::draft::{GroupDraft, Input, Place, Rejected, UserDraft};
+use super::membership::make_unclear;
 use dn::Dn;
 use listings::Listings;
 use members::{Entries, read_groups, reference};
@@ -37,8 +40,10 @@ pub(super) fn read(bytes: &[u8]) -> Input {
             }
         } else if is_one_of(record, GROUPS) {
             let index = input.groups.len();
-            if read_dn(record, &mut input).is_some_and(|dn| group(&dn, record, &mut entries, &mut input)) {
-                groups.push((index, vec![record]));
+            match read_dn(record, &mut input) {
+                Some(dn) if group(&dn, record, &mut entries, &mut input) => groups.push((index, vec![record])),
+                Some(_) => {}
+                None => input.unclear.others = true,
             }
         } else if record.attributes.iter().any(|attribute| attribute.range.is_some()) {
             more.push(record);
@@ -64,11 +69,40 @@ pub(super) fn read(bytes: &[u8]) -> Input {
     for (index, records) in &groups {
         entries.read_members(*index, records, &mut input);
     }
-    for (index, records) in groups {
-        listings.read_parents(index, records[0], &mut entries, &mut input);
+    for (index, records) in &groups {
+        listings.read_parents(*index, records[0], &mut entries, &mut input);
     }
+    let records = groups.iter().map(|(index, records)| (*index, records[0])).collect();
+    reject_ambiguous(&entries, &records, &mut input);
     listings.warn(&mut input);
     input
+}
+
+/// Rejects users and groups whose DNs are equal although they are different entries, and makes memberships by this DN
+/// unclear. `records` contains the records of groups by their index.
+fn reject_ambiguous(entries: &Entries, records: &HashMap<usize, &Record>, input: &mut Input) {
+    let content = |index: &usize| records.get(index).map(|record| record.content());
+    let mut shared = HashSet::new();
+    for (dn, users, groups) in entries.ambiguous(input, |one, other| content(&one) == content(&other)) {
+        let reason = format!(
+            "{dn} is the DN of several different entries, and all of them are rejected: rename all but one, or import only one part \
+             of the directory. Until then, no membership by this DN changes"
+        );
+        for user in users {
+            let person = &mut input.users[*user];
+            person.fault("dn", reason.clone());
+            let joined = std::mem::take(&mut person.groups).into_iter().map(|group| group.id);
+            person.unclear.groups.extend(joined);
+        }
+        for group in groups {
+            let GroupDraft { place, name, id, .. } = &input.groups[*group];
+            shared.insert(id.clone());
+            let (place, who, field) = (*place, name.clone(), "dn".to_owned());
+            input.rejected.push(Rejected { place, who, field, reason: reason.clone() });
+        }
+    }
+    input.groups.retain(|group| !shared.contains(&group.id));
+    make_unclear(input, &shared);
 }
 
 fn is_one_of(record: &Record, classes: &[&str]) -> bool {
@@ -144,7 +178,7 @@ fn user_draft(dn: &Dn, record: &Record, entries: &mut Entries, input: &mut Input
     Some(index)
 }
 
-/// Adds a group. Returns whether to read its members, which is `false` for a duplicate entry with the same DN.
+/// Adds a group. Returns `false` if it has no name.
 fn group(dn: &Dn, record: &Record, entries: &mut Entries, input: &mut Input) -> bool {
     let place = Place::line(record.line);
     let name = record.first("cn").unwrap_or(dn.name());
@@ -154,14 +188,15 @@ fn group(dn: &Dn, record: &Record, entries: &mut Entries, input: &mut Input) -> 
     }
     let mut group = GroupDraft::new(place, reference(dn).id, name);
     group.set("description", record.first("description").unwrap_or_default());
-    let is_first = entries.add_group(dn, record, input.groups.len());
+    entries.add_group(dn, record, input.groups.len());
     input.groups.push(group);
-    is_first
+    true
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
     use serde_json::{Value, json};
 
     const FIXTURE: &str = include_str!("../../../../examples/import/people.ldif");
@@ -231,7 +266,7 @@ mod tests {
         assert_eq!(eve(&[ada, &group("memberUid: ada\nmemberUid: eve\n")]), (admins.clone(), 0, 0));
         // Another user with this name in another subtree.
         let twin = "dn: uid=eve,ou=a,dc=x\nobjectClass: person\nuid: eve\n";
-        assert_eq!(eve(&[twin, &group("memberUid: eve\n")]), (none, 2, 0));
+        assert_eq!(eve(&[twin, &group("memberUid: eve\n")]), (none, 1, 0));
         // Not in the file, no members in the file, or only some of them.
         assert_eq!(eve(&[ada]), (admins.clone(), 0, 1));
         assert_eq!(eve(&[ada, &group("")]), (admins.clone(), 0, 1));
@@ -263,6 +298,32 @@ mod tests {
             let input = read(text.as_bytes());
             assert_eq!((input.users.len(), input.groups.len()), (1, 0));
             assert_eq!(input.users[0].spec["state"], "Disabled");
+        }
+    }
+
+    #[test]
+    fn a_range_may_end_at_the_largest_number() {
+        let most = u64::MAX;
+        let input = read(format!("{EVE}memberOf;range=0-{most}: cn=admins,dc=x\n").as_bytes());
+        assert_eq!((input.users.len(), input.rejected.len()), (1, 1));
+    }
+
+    proptest! {
+        #[test]
+        fn arbitrary_records_do_not_panic(
+            lines in prop::collection::vec(
+                (
+                    "(dn|objectClass|uid|cn|member|memberUid|memberOf|gidNumber|userAccountControl)",
+                    "(;range=[0-9]{1,20}-([0-9]{1,20}|\\*))?",
+                    "::? ?(person|group|[a-z]|uid=[a-c],dc=x|[0-9]{1,20}|\\PC{0,9})",
+                ),
+                0..24,
+            ),
+        ) {
+            let lines: Vec<String> = lines.iter().map(|(name, option, value)| format!("{name}{option}{value}")).collect();
+            for separator in ["\n", "\n\n"] {
+                read(format!("dn: uid=a,dc=x\nobjectClass: person\nuid: a\n{}", lines.join(separator)).as_bytes());
+            }
         }
     }
 

@@ -64,6 +64,12 @@ pub(super) enum SyntaxError {
 }
 
 impl Record {
+    /// Returns the attributes without their position.
+    pub(super) fn content(&self) -> Vec<(&str, &str, Option<Range>)> {
+        let attributes = self.attributes.iter();
+        attributes.map(|attribute| (&*attribute.name, &*attribute.value, attribute.range)).collect()
+    }
+
     /// Returns the first non-empty value of an attribute.
     pub(super) fn first(&self, name: &str) -> Option<&str> {
         let mut found =

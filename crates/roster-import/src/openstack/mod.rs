@@ -30,6 +30,7 @@ pub(super) fn read(bytes: &[u8]) -> Input {
     } else {
         sql::read(bytes, &mut input)
     };
+    let is_complete = input.rejected.is_empty();
     let mut take = |name: &str| tables.remove(name).unwrap_or_default();
     // The API uses the plural names, the database the singular ones.
     let users = [take("users"), take("user")].concat_rows();
@@ -46,12 +47,20 @@ pub(super) fn read(bytes: &[u8]) -> Input {
     for row in users {
         match user_draft(&row, &accounts) {
             Some(mut person) => {
-                memberships.get(&row.text("id")).into_iter().flatten().for_each(|group| person.join(group.clone()));
+                for membership in memberships.get(&row.text("id")).into_iter().flatten() {
+                    match membership {
+                        Ok(group) => person.join(group.clone()),
+                        Err(id) => drop(person.unclear.groups.insert(id.clone())),
+                    }
+                }
                 groups.join_inline(&row, &mut person, &mut input);
                 input.add_user(person);
             }
             None => input.reject(row.place, "name: is missing"),
         }
+    }
+    if !is_complete {
+        input.lose_members();
     }
     input
 }
@@ -120,14 +129,19 @@ impl Groups {
         groups
     }
 
-    /// Returns the groups of each user, by the user's ID.
-    fn memberships(&self, rows: Vec<Row>, input: &mut Input) -> HashMap<String, Vec<GroupRef>> {
-        let mut memberships: HashMap<String, Vec<GroupRef>> = HashMap::new();
+    /// Returns the groups of each user, by the user's ID, or their identities if they are not in this file.
+    fn memberships(&self, rows: Vec<Row>, input: &mut Input) -> HashMap<String, Vec<Result<GroupRef, SourceId>>> {
+        let mut memberships: HashMap<String, Vec<Result<GroupRef, SourceId>>> = HashMap::new();
         for row in rows {
             let id = row.text("group_id");
             match self.by_id.get(&id) {
-                Some(group) => memberships.entry(row.text("user_id")).or_default().push(group.clone()),
-                None => input.reject(row.place, format!("group_id: {id} is not the ID of a group in this file")),
+                Some(group) => memberships.entry(row.text("user_id")).or_default().push(Ok(group.clone())),
+                None => {
+                    // It may have been imported from another file.
+                    let group = SourceId::new("keystone", &id);
+                    memberships.entry(row.text("user_id")).or_default().push(Err(group));
+                    input.reject(row.place, format!("group_id: {id} is not the ID of a group in this file"));
+                }
             }
         }
         memberships
@@ -141,14 +155,14 @@ impl Groups {
             let id = self.ids.get(&(domain.clone(), text.to_owned())).map_or(text, String::as_str);
             match self.by_id.get(id) {
                 Some(group) => person.join(group.clone()),
-                None => input.rejected.push(Rejected {
-                    place: row.place,
-                    who: person.login().to_owned(),
-                    field: "groups".to_owned(),
-                    reason: format!(
+                None => {
+                    person.unclear.groups.insert(SourceId::new("keystone", text));
+                    let reason = format!(
                         "{text:?} is neither the ID of a group in this file nor the name of one in the user's domain"
-                    ),
-                }),
+                    );
+                    let (place, who) = (row.place, person.login().to_owned());
+                    input.rejected.push(Rejected { place, who, field: "groups".to_owned(), reason });
+                }
             }
         }
     }
