@@ -83,7 +83,7 @@ fn unclear_memberships_are_neither_granted_nor_removed(
 
 /// Otherwise, a leaver could stay in a group by taking the name of a member.
 #[test]
-fn nobody_stays_in_a_group_by_taking_the_name_of_a_member() {
+fn taking_the_name_of_a_member_does_not_keep_a_membership() {
     let users: &[(&str, &str, &[&str])] =
         &[("ada", "ldap:uid=ada,dc=x", &["admins"]), ("eve", "ldap:uid=eve,dc=x", &["admins"])];
     let text = format!(

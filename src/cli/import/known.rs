@@ -52,7 +52,8 @@ pub(super) async fn read_users(client: &Client, input: &Input, options: &mut Opt
     list(&api, "Users", user).await
 }
 
-async fn list(api: &Api<DynamicObject>, what: &str, mut seen: impl FnMut(&DynamicObject)) -> Result<()> {
+/// Passes every object to `seen`, page by page.
+pub(super) async fn list(api: &Api<DynamicObject>, what: &str, mut seen: impl FnMut(&DynamicObject)) -> Result<()> {
     let mut params = ListParams::default().limit(PAGE);
     loop {
         let page = api.list(&params).await.with_context(|| format!("{what} can't be listed"))?;

@@ -1,6 +1,6 @@
 //! Reads the existing objects of a plan with a few list requests, and applies manifests.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::num::NonZero;
 use std::time::Duration;
 
@@ -25,6 +25,7 @@ use serde_json::Value;
 
 use super::args::{CONCURRENCY, FIELD_MANAGER};
 use super::compare::{is_applied, owned};
+use super::known;
 use super::restricted::Restricted;
 use super::step::{Key, Step};
 
@@ -46,8 +47,24 @@ pub(super) struct Live {
 }
 
 impl Live {
+    /// Finds the existing Users that the source restricts further. Needs nothing but Users, so that no other request can
+    /// keep them active.
+    pub(super) async fn restrictions(client: Client, plan: &Plan) -> Result<Self> {
+        let (findings, conflicts, mut restricted) = (Findings::default(), Vec::new(), BTreeMap::new());
+        let people = plan.items.iter().filter(|item| item.kind == Kind::User);
+        let planned: HashSet<&str> = people.map(|item| item.name.as_str()).collect();
+        let api = Api::all_with(client.clone(), &resource::<User>());
+        let user = |object: &DynamicObject| {
+            let name = object.name_any();
+            let user = Restricted::of(object, plan, planned.contains(&*name));
+            restricted.extend(user.map(|user| (name, user)));
+        };
+        known::list(&api, "Users", user).await?;
+        Ok(Self { client, pool: pool(), found: HashMap::new(), findings, conflicts, restricted })
+    }
+
     /// Lists Groups, password Secrets in the plan's namespaces, and Users.
-    pub(super) async fn read(client: Client, plan: &Plan, takes_over: bool) -> Result<Self> {
+    pub(super) async fn read(&mut self, plan: &Plan, takes_over: bool) -> Result<()> {
         let mut wanted = HashMap::new();
         let mut namespaces = BTreeSet::new();
         for item in &plan.items {
@@ -61,8 +78,7 @@ impl Live {
                 wanted.insert(Key::Secret(secret.namespace.clone(), secret.name.clone()), manifest);
             }
         }
-        let (findings, conflicts, restricted) = (Findings::default(), Vec::new(), BTreeMap::new());
-        let mut live = Self { client, pool: pool(), found: HashMap::new(), findings, conflicts, restricted };
+        let live = self;
         let (mut consent, mut conflicts) = (Consent::new(plan).taking_over(takes_over), Conflicts::new(plan));
         let api = Api::all_with(live.client.clone(), &resource::<Group>());
         let group = |object: &DynamicObject| {
@@ -79,7 +95,6 @@ impl Live {
         live.compare_passwords(plan).await;
         let gets_password = live.gets_password(plan);
         let api = Api::all_with(live.client.clone(), &resource::<User>());
-        let mut restricted = BTreeMap::new();
         let user = |object: &DynamicObject| {
             let (name, labels, spec) = (object.name_any(), object.labels(), &object.data["spec"]);
             let (source, owned) = (source(object), owned(object));
@@ -87,14 +102,11 @@ impl Live {
             let user = ExistingUser { name: &name, labels, spec, source, owned: &owned, gets_password };
             consent.existing_user(&user);
             conflicts.existing_user(&user);
-            let is_planned = wanted.contains_key(&Key::User(name.clone()));
-            restricted.extend(Restricted::of(object, plan, is_planned).map(|user| (name.clone(), user)));
         };
         live.list(&api, "", Key::User, &wanted, user).await?;
-        live.restricted = restricted;
         live.findings = consent.finish();
         live.conflicts = conflicts.finish();
-        Ok(live)
+        Ok(())
     }
 
     /// Marks the existing Secrets as unchanged whose hash matches the plaintext password of the plan.

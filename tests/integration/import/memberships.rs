@@ -102,3 +102,29 @@ async fn a_stricter_restriction_stays_and_does_not_block_the_import() {
         assert_eq!((spec.state, spec.language.as_deref()), (DesiredState::Banned, Some(language)));
     }
 }
+
+/// The Secrets of a namespace may be unreadable.
+#[tokio::test(flavor = "multi_thread")]
+async fn leavers_are_restricted_before_anything_else_is_read() {
+    let (eve, realm) = (unique("unreadable"), unique("realm"));
+    let users = cluster().users().await;
+    let write = |enabled: bool| {
+        let eve = json!({"id": "1", "username": eve, "enabled": enabled});
+        let credentials = json!([{"type": "password", "value": "a giraffe in rubber boots"}]);
+        let bob = json!({"id": "2", "username": format!("{realm}-bob"), "credentials": credentials});
+        file(
+            "unreadable.json",
+            &json!({"realm": realm, "users": if enabled { vec![eve] } else { vec![eve, bob] }}).to_string(),
+        )
+    };
+    let path = write(true);
+    let apply = ["import", "--from", "keycloak", &path, "--apply"];
+    succeeds(&apply);
+    write(false);
+    // A name that kube-apiserver does not accept in a path.
+    let output = roster(&[&apply[..], &["--hash-passwords", "--secret-namespace", "%"]].concat());
+    let reported = text(&output.stderr);
+    let says = "nothing was applied but the restrictions of existing Users (1)";
+    assert!(!output.status.success() && reported.contains(says), "{reported}");
+    assert_eq!(users.get(&eve).await.unwrap().spec.state, DesiredState::Disabled);
+}

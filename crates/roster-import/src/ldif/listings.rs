@@ -115,9 +115,14 @@ impl Listings {
         input: &mut Input,
     ) {
         let name = input.users[index].login().to_owned();
-        if report_missing("memberof", &name, &[record], input) {
+        let is_missing = report_missing("memberof", &name, &[record], input);
+        let is_faulty = record.faults.iter().any(|fault| fault.may_be(&["memberof", "gidnumber"]));
+        if is_missing || is_faulty {
             // Those that list their members decide.
-            let unclear = self.groups.iter().filter(|(_, indexes)| self.is_open(indexes)).map(|(id, _)| id.clone());
+            let has_gid = |indexes: &[usize]| indexes.iter().any(|index| !self.entries[*index].gids.is_empty());
+            let groups = self.groups.iter();
+            let unclear = groups.filter(|(_, indexes)| self.is_open(indexes) || is_faulty && has_gid(indexes));
+            let unclear = unclear.map(|(id, _)| id.clone());
             let known = &mut input.users[index].unclear;
             known.groups.extend(unclear);
             known.others = true;

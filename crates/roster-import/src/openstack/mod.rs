@@ -45,18 +45,18 @@ pub(super) fn read(bytes: &[u8]) -> Input {
     let memberships = [take("user_group_membership"), take("memberships")].concat_rows();
     let memberships = groups.memberships(memberships, &mut input);
     for row in users {
-        match user_draft(&row, &accounts) {
-            Some(mut person) => {
-                for membership in memberships.get(&row.text("id")).into_iter().flatten() {
-                    match membership {
-                        Ok(group) => person.join(group.clone()),
-                        Err(id) => drop(person.unclear.groups.insert(id.clone())),
-                    }
+        let mut person = user_draft(&row, &accounts);
+        if person.source.is_some() || !person.login().is_empty() {
+            for membership in memberships.get(&row.text("id")).into_iter().flatten() {
+                match membership {
+                    Ok(group) => person.join(group.clone()),
+                    Err(id) => drop(person.unclear.groups.insert(id.clone())),
                 }
-                groups.join_inline(&row, &mut person, &mut input);
-                input.add_user(person);
             }
-            None => input.reject(row.place, "name: is missing"),
+            groups.join_inline(&row, &mut person, &mut input);
+            input.add_user(person);
+        } else {
+            input.reject(row.place, "name: is missing");
         }
     }
     if !is_complete {
@@ -172,14 +172,17 @@ fn set_domain(spec: &mut Map<String, Value>, domain: &str) {
     super::draft::set(spec, "domain", domain.into());
 }
 
-/// Reads a user. Returns `None` if the user has no name.
-fn user_draft(row: &Row, accounts: &Accounts) -> Option<UserDraft> {
+/// Reads a user.
+fn user_draft(row: &Row, accounts: &Accounts) -> UserDraft {
     let id = row.text("id");
     let (local, nonlocal, federated) =
         (accounts.local.get(&id), accounts.nonlocal.get(&id), accounts.federated.get(&id));
     let of = |account: Option<&Row>, column: &str| account.map(|row| row.text(column)).filter(|text| !text.is_empty());
     let name = of(Some(row), "name").or(of(local, "name")).or(of(nonlocal, "name")).or(of(federated, "display_name"));
-    let mut person = UserDraft::new(row.place, &name?);
+    let mut person = UserDraft::new(row.place, name.as_deref().unwrap_or_default());
+    if name.is_none() {
+        person.fault("name", "is missing");
+    }
     person.identify("keystone", &id);
     let domain = of(Some(row), "domain_id").or(of(local, "domain_id")).or(of(nonlocal, "domain_id"));
     set_domain(&mut person.spec, &domain.unwrap_or_default());
@@ -205,7 +208,7 @@ fn user_draft(row: &Row, accounts: &Accounts) -> Option<UserDraft> {
     let hash = of(password, "password_hash").or(of(password, "password"));
     let hash = hash.or(of(Some(row), "password_hash")).or(of(Some(row), "password"));
     super::text::take_password(&mut person, &hash.unwrap_or_default());
-    Some(person)
+    person
 }
 
 #[cfg(test)]
@@ -249,9 +252,13 @@ mod tests {
 
     #[test]
     fn api_responses_are_read() {
-        let input = read(b"{\"links\": {}, \"users\": [{\"id\": \"1\", \"name\": \"ada\", \"enabled\": true, \"email\": \"a@example.com\"}, {\"id\": \"2\"}]}");
+        let input = read(b"{\"links\": {}, \"users\": [{\"id\": \"1\", \"name\": \"ada\", \"enabled\": true, \"email\": \"a@example.com\"}, {\"id\": \"2\", \"enabled\": false}, {\"enabled\": false}]}");
         assert_eq!(input.users[0].spec["email"], "a@example.com");
-        assert_eq!(input.rejected[0].reason, "name: is missing");
+        assert_eq!((input.rejected.len(), input.rejected[0].reason.as_str()), (1, "name: is missing"));
+        // The User that was imported before is restricted.
+        let unnamed = &input.users[1];
+        assert_eq!((unnamed.source.as_deref(), &unnamed.spec["state"]), (Some("keystone:2"), &json!("Disabled")));
+        assert_eq!(unnamed.faults[0].reason, "is missing");
     }
 
     #[test]
