@@ -170,10 +170,18 @@ pub fn assemble(mut input: Input, options: &Options, rules: &Rules) -> Plan {
     let mut users = BTreeMap::new();
     for (index, mut person) in input.users.into_iter().enumerate() {
         let (place, who) = (person.place, person.login().to_owned());
+        let is_known = options.known_users.of(person.source.as_deref()).is_some();
+        let joined: Vec<SourceId> = person.groups.iter().filter(|_| is_known).map(|group| group.id.clone()).collect();
         person.faults.extend(contested.remove(&index).into_iter().flatten());
         match assembly.user(person, &mut groups) {
             Ok(item) => drop(users.insert(item.name.clone(), item)),
-            Err(faults) => assembly.reject(place, &who, faults),
+            Err(faults) => {
+                // The User stays in the Groups that it has.
+                for id in joined {
+                    accept(names.name(&id).ok().and_then(|name| groups.get_mut(name)));
+                }
+                assembly.reject(place, &who, faults);
+            }
         }
     }
     let Assembly { mut rejected, without_hash, mut suffixed, renamed, unlifted, keeper, .. } = assembly;

@@ -172,9 +172,8 @@ fn a_shared_path_and_an_unknown_group_change_no_membership() {
 #[test]
 fn a_nested_group_of_another_file_stays() {
     let rules = Rules::default();
-    let mut options = Options::default();
-    options.known_groups =
-        [ADMINS, ("ops", "ldap:cn=ops,dc=x")].map(|(name, id)| (id.to_owned(), name.to_owned())).into();
+    let known = [ADMINS, ("ops", "ldap:cn=ops,dc=x")].map(|(name, id)| (id.to_owned(), name.to_owned()));
+    let mut options = Options { known_groups: known.into(), ..Options::default() };
     options.current.add_group("admins", &json!({"memberGroups": ["ops", "gone"]}));
     let source = Source { main: group("cn=admins", "member: cn=ops,dc=x\n").into_bytes(), ..Source::default() };
     let plan = assemble(read(Format::Ldif, &source, &rules), &options, &rules);
@@ -195,6 +194,11 @@ fn a_rejected_entry_does_not_keep_memberships_that_ended() {
     let after = |entries: &[(&str, Value)]| {
         let plan = plan(Format::Keycloak, &realm(entries), &[("eve", "keycloak:x/1", &[])], &known);
         assert_eq!((groups_of(&plan, "eve"), plan.rejected.len()), (None, entries.len()));
+        // The Groups in which the User stays accept it.
+        for name in ["admins", "staff"] {
+            let is_named = entries.iter().any(|(_, groups)| groups == &json!([format!("/{name}")]));
+            assert_eq!(item(&plan, Kind::Group, name).unwrap()["acceptDeclaredMembers"] == true, is_named, "{name}");
+        }
         restricted(&plan, "keycloak:x/1", "eve", &json!(["admins", "staff"]))
     };
     assert_eq!(after(&[("?", json!(["/staff"]))]), json!(["staff"]));

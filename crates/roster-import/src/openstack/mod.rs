@@ -134,14 +134,13 @@ impl Groups {
         let mut memberships: HashMap<String, Vec<Result<GroupRef, SourceId>>> = HashMap::new();
         for row in rows {
             let id = row.text("group_id");
-            match self.by_id.get(&id) {
-                Some(group) => memberships.entry(row.text("user_id")).or_default().push(Ok(group.clone())),
-                None => {
-                    // It may have been imported from another file.
-                    let group = SourceId::new("keystone", &id);
-                    memberships.entry(row.text("user_id")).or_default().push(Err(group));
-                    input.reject(row.place, format!("group_id: {id} is not the ID of a group in this file"));
-                }
+            let of_user = memberships.entry(row.text("user_id")).or_default();
+            if let Some(group) = self.by_id.get(&id) {
+                of_user.push(Ok(group.clone()));
+            } else {
+                // It may have been imported from another file.
+                of_user.push(Err(SourceId::new("keystone", &id)));
+                input.reject(row.place, format!("group_id: {id} is not the ID of a group in this file"));
             }
         }
         memberships
@@ -153,17 +152,15 @@ impl Groups {
         for group in row.fields.get("groups").and_then(Value::as_array).into_iter().flatten() {
             let text = group.as_str().or(group["id"].as_str()).or(group["name"].as_str()).unwrap_or_default();
             let id = self.ids.get(&(domain.clone(), text.to_owned())).map_or(text, String::as_str);
-            match self.by_id.get(id) {
-                Some(group) => person.join(group.clone()),
-                None => {
-                    person.unclear.groups.insert(SourceId::new("keystone", text));
-                    let reason = format!(
-                        "{text:?} is neither the ID of a group in this file nor the name of one in the user's domain"
-                    );
-                    let (place, who) = (row.place, person.login().to_owned());
-                    input.rejected.push(Rejected { place, who, field: "groups".to_owned(), reason });
-                }
+            if let Some(group) = self.by_id.get(id) {
+                person.join(group.clone());
+                continue;
             }
+            person.unclear.groups.insert(SourceId::new("keystone", text));
+            let reason =
+                format!("{text:?} is neither the ID of a group in this file nor the name of one in the user's domain");
+            let (place, who) = (row.place, person.login().to_owned());
+            input.rejected.push(Rejected { place, who, field: "groups".to_owned(), reason });
         }
     }
 }
