@@ -12,10 +12,12 @@ use secrecy::{ExposeSecret, SecretString};
 use serde_json::{Map, Value, json};
 
 use super::contested::contested;
-use super::draft::{Credential, GroupDraft, GroupRef, Input, Place, Rejected, SourceId, UserDraft};
+use super::current::Current;
+use super::draft::{Credential, GroupDraft, GroupRef, Input, Place, Rejected, SourceId, Unclear, UserDraft};
 use super::hashes::UnusableHash;
+use super::keeper::{Keeper, of_person};
 use super::known::{KnownUser, KnownUsers};
-use super::membership::{Current, Keeper, Kept, Unclear, of_person, resolve_claims};
+use super::membership::{Kept, resolve_claims};
 use super::naming::{GroupNames, NameError, Reference};
 use super::restriction::{Restrictions, Unlifted, keep_foreign};
 use super::rules::{Fault, Faults, Kind, Rules, fault};

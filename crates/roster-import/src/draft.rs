@@ -8,7 +8,6 @@ use secrecy::{ExposeSecret, SecretString};
 use serde_json::{Map, Value};
 
 use super::hashes;
-use super::membership::Unclear;
 use super::names;
 use super::rules::Fault;
 
@@ -102,6 +101,21 @@ impl GroupRef {
     /// Refers to a group by its name.
     pub fn named(name: &str) -> Self {
         Self { id: SourceId::name(name), name: name.to_owned() }
+    }
+}
+
+/// Groups whose memberships the source leaves unclear.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Unclear {
+    pub(super) groups: HashSet<SourceId>,
+    /// Whether the membership in any group that the file does not describe is unclear: a part of the file that may have
+    /// described it can't be read.
+    pub(super) others: bool,
+}
+
+impl Unclear {
+    pub(super) fn is_empty(&self) -> bool {
+        self.groups.is_empty() && !self.others
     }
 }
 

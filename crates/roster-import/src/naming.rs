@@ -18,8 +18,8 @@ use std::sync::Arc;
 
 use sha2::{Digest, Sha256};
 
-use super::draft::{GroupRef, Input, Place, SourceId};
-use super::membership::{Memberships, Unclear};
+use super::draft::{GroupRef, Input, Place, SourceId, Unclear};
+use super::membership::Memberships;
 use super::names::{self, MAX_LENGTH};
 
 /// Length of a suffix: a hyphen and 32 bits in hexadecimal.

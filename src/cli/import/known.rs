@@ -1,8 +1,8 @@
 //! Reads what exists in the cluster before the source is turned into manifests.
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use jiff::Timestamp;
-use kube::api::{Api, DynamicObject, ListParams};
+use kube::api::{Api, DynamicObject};
 use kube::{Client, ResourceExt};
 use roster_api::{Group, User};
 use roster_import::assemble::Options;
@@ -10,7 +10,7 @@ use roster_import::draft::Input;
 use roster_import::known::{KnownGroups, KnownUser};
 
 use super::compare::owned;
-use super::live::{PAGE, resource, source};
+use super::list::{list, resource, source};
 
 /// Reads the names of the Groups that were imported before, and their nested Groups if the source leaves memberships unclear.
 pub(super) async fn read_groups(client: &Client, input: &Input, options: &mut Options) -> Result<()> {
@@ -50,19 +50,6 @@ pub(super) async fn read_users(client: &Client, input: &Input, options: &mut Opt
         }
     };
     list(&api, "Users", user).await
-}
-
-/// Passes every object to `seen`, page by page.
-pub(super) async fn list(api: &Api<DynamicObject>, what: &str, mut seen: impl FnMut(&DynamicObject)) -> Result<()> {
-    let mut params = ListParams::default().limit(PAGE);
-    loop {
-        let page = api.list(&params).await.with_context(|| format!("{what} can't be listed"))?;
-        page.items.iter().for_each(&mut seen);
-        match page.metadata.continue_.filter(|token| !token.is_empty()) {
-            Some(token) => params = params.continue_token(&token),
-            None => return Ok(()),
-        }
-    }
 }
 
 fn created(object: &impl ResourceExt) -> Option<Timestamp> {

@@ -9,9 +9,9 @@ use backon::{ExponentialBuilder, Retryable};
 use base64::prelude::{BASE64_STANDARD, Engine};
 use futures::{StreamExt, stream};
 use k8s_openapi::api::core::v1::Secret as SecretObject;
-use kube::api::{Api, ApiResource, DynamicObject, ListParams, Patch, PatchParams};
-use kube::{Client, Resource, ResourceExt};
-use roster_api::{Group, PASSWORD_SECRET_TYPE, SOURCE_ID_ANNOTATION, User};
+use kube::api::{Api, DynamicObject, ListParams, Patch, PatchParams};
+use kube::{Client, ResourceExt};
+use roster_api::{Group, PASSWORD_SECRET_TYPE, User};
 use roster_credentials::HashMetrics;
 use roster_credentials::hash::{Argon2idCost, PasswordHash};
 use roster_credentials::pool::HashPool;
@@ -25,12 +25,9 @@ use serde_json::Value;
 
 use super::args::{CONCURRENCY, FIELD_MANAGER};
 use super::compare::{is_applied, owned};
-use super::known;
+use super::list::{PAGE, list, resource, source};
 use super::restricted::Restricted;
 use super::step::{Key, Step};
-
-/// Maximum number of objects in one page of a list.
-pub(crate) const PAGE: u32 = 500;
 
 /// The objects of a plan that exist in the cluster.
 pub(super) struct Live {
@@ -59,7 +56,7 @@ impl Live {
             let user = Restricted::of(object, plan, planned.contains(&*name));
             restricted.extend(user.map(|user| (name, user)));
         };
-        known::list(&api, "Users", user).await?;
+        list(&api, "Users", user).await?;
         Ok(Self { client, pool: pool(), found: HashMap::new(), findings, conflicts, restricted })
     }
 
@@ -228,15 +225,6 @@ fn key_of(item: &Item) -> Key {
 
 fn key_of_secret(secret: &Secret) -> Key {
     Key::Secret(secret.namespace.clone(), secret.name.clone())
-}
-
-/// Returns the identity in the source from which the object was imported.
-pub(super) fn source(object: &impl ResourceExt) -> Option<&str> {
-    object.annotations().get(SOURCE_ID_ANNOTATION).map(String::as_str)
-}
-
-pub(super) fn resource<K: Resource<DynamicType = ()>>() -> ApiResource {
-    ApiResource::erase::<K>(&())
 }
 
 /// Whether a retry may succeed.

@@ -6,6 +6,7 @@ mod compare;
 mod diff;
 mod format;
 mod known;
+mod list;
 mod live;
 mod rejects;
 mod restricted;
@@ -22,7 +23,7 @@ use roster_import::draft::Input;
 use roster_import::rules::Rules;
 use roster_import::{Source, csv, read};
 
-pub(super) use live::PAGE;
+pub(super) use list::PAGE;
 
 use super::cluster;
 pub(super) use args::Args;
