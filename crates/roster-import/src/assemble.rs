@@ -12,11 +12,14 @@ use secrecy::{ExposeSecret, SecretString};
 use serde_json::{Map, Value, json};
 
 use super::contested::contested;
-use super::draft::{Credential, GroupDraft, GroupRef, Input, Place, Rejected, SourceId, UserDraft};
+use super::current::Current;
+use super::draft::{Credential, GroupDraft, GroupRef, Input, Place, Rejected, SourceId, Unclear, UserDraft};
 use super::hashes::UnusableHash;
+use super::keeper::{Keeper, of_person};
 use super::known::{KnownUser, KnownUsers};
+use super::membership::{Kept, resolve_claims};
 use super::naming::{GroupNames, NameError, Reference};
-use super::restriction::Restrictions;
+use super::restriction::{Restrictions, Unlifted, keep_foreign};
 use super::rules::{Fault, Faults, Kind, Rules, fault};
 use super::taken::{Claims, Taken, also};
 use super::{hashes, names};
@@ -38,6 +41,15 @@ pub struct Options {
     pub known_groups: BTreeMap<String, String>,
     /// Users of the cluster that were imported before.
     pub known_users: KnownUsers,
+    /// Memberships of the existing Users and Groups that the source may leave unclear.
+    pub current: Current,
+}
+
+impl Options {
+    /// Returns whether memberships are imported.
+    fn has_groups(&self) -> bool {
+        self.without.iter().all(|field| field != "groups")
+    }
 }
 
 /// Result of [`assemble`].
@@ -59,6 +71,10 @@ pub struct Plan {
     pub renamed: Vec<Renamed>,
     /// Restrictions of people, whether or not the plan has an item for them.
     pub restrictions: Restrictions,
+    /// Groups that existing Users and Groups stay in, sorted by name.
+    pub kept: Vec<Kept>,
+    /// Users that are restricted more strictly than the source demands, by someone else.
+    pub unlifted: Vec<Unlifted>,
 }
 
 /// A person that the source has renamed since they were imported.
@@ -137,12 +153,16 @@ impl Secret {
 /// Validates the input and plans the objects to write.
 pub fn assemble(mut input: Input, options: &Options, rules: &Rules) -> Plan {
     refer_to_groups(&mut input, options);
-    let restrictions = Restrictions::of(&input);
+    resolve_claims(&mut input, &options.known_users);
     let names = &GroupNames::of(&input, &options.known_groups);
+    let unclear = std::mem::take(&mut input.unclear);
+    let memberships = |person: &UserDraft| of_person(person, names, &unclear).filter(|_| options.has_groups());
+    let restrictions = Restrictions::of(&input, memberships);
     let mut contested = contested(&input, &options.known_users);
-    let (taken, without_hash, suffixed, renamed) = (Taken::default(), Vec::new(), Vec::new(), Vec::new());
-    let rejected = input.rejected;
-    let mut assembly = Assembly { options, rules, names, taken, rejected, without_hash, suffixed, renamed };
+    let (taken, without_hash, suffixed, renamed, unlifted) = Default::default();
+    let (rejected, keeper) = (input.rejected, Keeper::new(names, &options.current, &unclear));
+    let mut assembly =
+        Assembly { options, rules, names, keeper, taken, rejected, without_hash, suffixed, renamed, unlifted };
     let mut groups = BTreeMap::new();
     for group in input.groups {
         if let Some(item) = assembly.group(group) {
@@ -152,13 +172,21 @@ pub fn assemble(mut input: Input, options: &Options, rules: &Rules) -> Plan {
     let mut users = BTreeMap::new();
     for (index, mut person) in input.users.into_iter().enumerate() {
         let (place, who) = (person.place, person.login().to_owned());
+        let is_known = options.known_users.of(person.source.as_deref()).is_some();
+        let joined: Vec<SourceId> = person.groups.iter().filter(|_| is_known).map(|group| group.id.clone()).collect();
         person.faults.extend(contested.remove(&index).into_iter().flatten());
         match assembly.user(person, &mut groups) {
             Ok(item) => drop(users.insert(item.name.clone(), item)),
-            Err(faults) => assembly.reject(place, &who, faults),
+            Err(faults) => {
+                // The User stays in the Groups that it has.
+                for id in joined {
+                    accept(names.name(&id).ok().and_then(|name| groups.get_mut(name)));
+                }
+                assembly.reject(place, &who, faults);
+            }
         }
     }
-    let Assembly { mut rejected, without_hash, mut suffixed, renamed, .. } = assembly;
+    let Assembly { mut rejected, without_hash, mut suffixed, renamed, unlifted, keeper, .. } = assembly;
     if options.no_groups {
         groups.clear();
         suffixed.clear();
@@ -166,8 +194,8 @@ pub fn assemble(mut input: Input, options: &Options, rules: &Rules) -> Plan {
     rejected.sort_by_key(|rejected| rejected.place);
     suffixed.sort_by(|left, right| (left.place, &left.name).cmp(&(right.place, &right.name)));
     let items = groups.into_values().chain(users.into_values()).collect();
-    let (references, warnings) = (names.references(), input.warnings);
-    Plan { items, rejected, without_hash, suffixed, references, warnings, renamed, restrictions }
+    let (references, warnings, kept) = (names.references(), input.warnings, keeper.finish());
+    Plan { items, rejected, without_hash, suffixed, references, warnings, renamed, restrictions, kept, unlifted }
 }
 
 /// Moves the names of Groups from each `spec` into group references, and removes the fields in [`Options::without`].
@@ -180,7 +208,8 @@ fn refer_to_groups(input: &mut Input, options: &Options) {
         for path in &options.without {
             remove(&mut person.spec, path);
             if path == "groups" {
-                person.groups.clear();
+                (person.groups, person.claimed) = (Vec::new(), Vec::new());
+                person.unclear = Unclear::default();
             }
         }
         for name in take_names(&mut person.spec, "groups") {
@@ -205,12 +234,14 @@ fn take_names(spec: &mut Map<String, Value>, field: &str) -> Vec<String> {
 struct Assembly<'a> {
     options: &'a Options,
     rules: &'a Rules,
-    names: &'a GroupNames,
+    names: &'a GroupNames<'a>,
+    keeper: Keeper<'a>,
     taken: Taken,
     rejected: Vec<Rejected>,
     without_hash: Vec<Rejected>,
     suffixed: Vec<Suffixed>,
     renamed: Vec<Renamed>,
+    unlifted: Vec<Unlifted>,
 }
 
 /// A password or hash that can't be imported.
@@ -264,7 +295,7 @@ impl Assembly<'_> {
         }
     }
 
-    fn group_item(&self, mut group: GroupDraft) -> Result<Item, Faults> {
+    fn group_item(&mut self, mut group: GroupDraft) -> Result<Item, Faults> {
         let names = self.names;
         let name = names.name(&group.id).map_err(|error| vec![fault("metadata.name", error.to_string())])?;
         if let Some(place) = self.taken.groups.get(&group.id) {
@@ -274,6 +305,7 @@ impl Assembly<'_> {
             group.set("displayName", group.name.clone());
         }
         self.set_groups(&mut group.spec, "memberGroups", &group.member_groups)?;
+        self.keeper.group(&mut group, name);
         let derived_from = names::derived(name, &group.name);
         let mut object = manifest(Kind::Group, name, group.labels, group.spec);
         if let Some(id) = group.origin.as_deref().or(group.id.identifier()) {
@@ -296,6 +328,7 @@ impl Assembly<'_> {
         let name = user_name(&mut person, known)?;
         let login = known.map_or_else(|| title.clone(), |user| user.username.clone());
         self.set_groups(&mut person.spec, "groups", &person.groups)?;
+        let kept = if self.options.has_groups() { self.keeper.user(&mut person, &name) } else { Vec::new() };
         let secret = self.secret(&mut person, &name)?;
         let emails = person.emails();
         let place = person.place;
@@ -307,11 +340,16 @@ impl Assembly<'_> {
         if !faults.is_empty() {
             return Err(faults);
         }
+        self.keep_restrictions(place, &name, &mut object);
         let reference = secret.as_ref().map(|secret| (secret.namespace.clone(), secret.name.clone()));
         let claims = Claims { place, name: &name, login: &login, emails: &emails, source: person.source.as_deref() };
         self.taken.claim(&claims, reference)?;
         for group in &person.groups {
             self.accept_declared_members(place, &group.id, groups);
+        }
+        for group in kept {
+            accept(groups.get_mut(&group));
+            self.keeper.report(place, Kind::User, &name, &group);
         }
         if let Some(source) = person.source.filter(|_| login != title) {
             let (name, username, title) = (name.clone(), login.clone(), title.clone());
@@ -319,6 +357,16 @@ impl Assembly<'_> {
         }
         let derived_from = names::derived(&name, &login).filter(|_| is_derived);
         Ok(Item { place, kind: Kind::User, name, derived_from, object, secret })
+    }
+
+    /// Removes what would lift a restriction that someone else has set.
+    fn keep_restrictions(&mut self, place: Place, name: &str, object: &mut Value) {
+        let foreign = self.options.current.restrictions(name);
+        let Some((foreign, spec)) = foreign.zip(object["spec"].as_object_mut()) else { return };
+        let fields = keep_foreign(spec, foreign);
+        if !fields.is_empty() {
+            self.unlifted.push(Unlifted { place, user: name.to_owned(), fields });
+        }
     }
 
     /// Makes a Group accept declared members. Creates it first if the source only refers to it.
@@ -329,11 +377,7 @@ impl Assembly<'_> {
             let implied = self.group(GroupDraft::new(place, id.clone(), names.title(id)));
             groups.extend(implied.map(|item| (item.name.clone(), item)));
         }
-        let item = names.name(id).ok().and_then(|name| groups.get_mut(name));
-        if let Some(spec) = item.and_then(|item| item.object["spec"].as_object_mut()) {
-            // Memberships are declared in the Users. Only Roster's own manifests set this field to another value.
-            spec.entry("acceptDeclaredMembers").or_insert(true.into());
-        }
+        accept(names.name(id).ok().and_then(|name| groups.get_mut(name)));
     }
 
     /// Sets a list field of the `spec` to the names of these Groups, without duplicates.
@@ -413,6 +457,14 @@ impl Assembly<'_> {
             }
             Credential::Plain(_) => Err(CredentialError::Plaintext),
         }
+    }
+}
+
+/// Makes a Group accept declared members.
+fn accept(item: Option<&mut Item>) {
+    if let Some(spec) = item.and_then(|item| item.object["spec"].as_object_mut()) {
+        // Memberships are declared in the Users. Only Roster's own manifests set this field to another value.
+        spec.entry("acceptDeclaredMembers").or_insert(true.into());
     }
 }
 

@@ -41,6 +41,8 @@ pub struct Consent<'a> {
     /// Names of the Users of the plan that exist.
     existing: HashSet<&'a str>,
     promotions: Promotions,
+    /// Whether the import takes over fields of other field managers.
+    takes_over: bool,
 }
 
 /// What an import must not do without consent.
@@ -258,7 +260,14 @@ impl<'a> Consent<'a> {
         let people = people.into_iter().map(|item| (&*item.name, item)).collect();
         let (selecting, selecting_elsewhere) = (selecting.collect(), BTreeMap::new());
         let (existing, promotions) = (HashSet::new(), Promotions::default());
-        Self { groups, selecting, selecting_elsewhere, listed, people, existing, promotions }
+        let takes_over = false;
+        Self { groups, selecting, selecting_elsewhere, listed, people, existing, promotions, takes_over }
+    }
+
+    /// Sets whether the import takes over fields of other field managers.
+    #[must_use]
+    pub fn taking_over(self, takes_over: bool) -> Self {
+        Self { takes_over, ..self }
     }
 
     /// Adds a Group of the cluster. Fields that the manifest does not set keep their existing values.
@@ -326,7 +335,7 @@ impl<'a> Consent<'a> {
             groups.extend(self.gained(user, &item.object));
         }
         let is_admin = planned.is_some_and(|item| item.object["spec"]["admin"] == true) && user.spec["admin"] != true;
-        let handover = planned.map(|item| handover(user, &item.object)).unwrap_or_default();
+        let handover = planned.map(|item| handover(user, &item.object, self.takes_over)).unwrap_or_default();
         if groups.is_empty() && !is_admin && handover == Promotion::default() {
             return;
         }
@@ -396,12 +405,15 @@ pub fn gives_control(item: &Item) -> bool {
 
 /// Returns what gives control of an existing User to the person in the source. That person has control already if the
 /// User was imported from the same identity, and then may change what earlier imports have set.
-fn handover(user: &ExistingUser, manifest: &Value) -> Promotion {
+fn handover(user: &ExistingUser, manifest: &Value, takes_over: bool) -> Promotion {
     let source = manifest["metadata"]["annotations"][SOURCE_ID_ANNOTATION].as_str();
     let is_same = source.is_some() && source == user.source;
     let may_change = |field: &str| is_same && control::owns(user.owned, field);
     let mut fields = control::changed(user.name, user.spec, &manifest["spec"], user.owned);
-    fields.retain(|field| !may_change(field));
+    // The server rejects the whole manifest, which is reported for this User alone.
+    let cannot_change =
+        |field: &str| is_same && !takes_over && control::conflicts(user.spec, &manifest["spec"], user.owned, field);
+    fields.retain(|field| !may_change(field) && !cannot_change(field));
     Promotion {
         gets_password: user.gets_password && !may_change("passwordSecretRef"),
         fields,

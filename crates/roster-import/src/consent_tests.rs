@@ -250,8 +250,18 @@ fn the_same_person_changes_what_earlier_imports_have_set() {
     let user = ExistingUser { spec: &spec, source, owned: &owned, gets_password: true, ..unowned("admin") };
     assert_eq!(handovers(&manifest, &user), [""; 0]);
     let elsewhere = json!({"f:displayName": {}});
-    let expected = ["set its password and change spec.email"];
-    assert_eq!(handovers(&manifest, &ExistingUser { owned: &elsewhere, ..user }), expected);
+    // The server rejects a change of a field of another field manager.
+    let other = ExistingUser { owned: &elsewhere, ..user };
+    assert_eq!(handovers(&manifest, &other), ["set its password"]);
+    let planned = plan(&manifest);
+    let mut consent = Consent::new(&planned).taking_over(true);
+    consent.existing_user(&other);
+    assert_eq!(consent.finish().promotions.first[0].fields, ["email"]);
+    let nothing = json!({});
+    assert_eq!(
+        handovers(&manifest, &ExistingUser { spec: &nothing, ..other }),
+        ["set its password and change spec.email"]
+    );
     // Leavers are disabled without consent.
     let leaver = imported(source, &json!({"email": "old@example.com", "state": "Disabled"}));
     assert_eq!(handovers(&leaver, &ExistingUser { gets_password: false, owned: &elsewhere, ..user }), [""; 0]);

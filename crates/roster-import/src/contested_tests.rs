@@ -163,7 +163,7 @@ fn restrictions_of_rejected_people_remain() {
     let plan = plan(Format::Keycloak, &json!({"realm": "a", "users": [leaver]}).to_string());
     assert_eq!((names(&plan).len(), plan.rejected.len()), (0, 1));
     let missing = plan.restrictions.get("keycloak:a/1", "ada").unwrap();
-    let missing = missing.missing(&json!({"email": "ada@example.com"})).unwrap();
+    let missing = missing.missing(&json!({"email": "ada@example.com"}), &json!(null)).unwrap();
     assert_eq!(serde_json::Value::from(missing), json!({"state": "Disabled"}));
 }
 

@@ -1,9 +1,11 @@
 //! Compares an existing User with its manifest: what applying the manifest would change in who controls the User.
 
 use std::collections::BTreeSet;
+use std::sync::LazyLock;
 
 use jiff::Timestamp;
-use roster_api::UserSpec;
+use kube::CustomResourceExt;
+use roster_api::{User, UserSpec};
 use roster_core::rbac::control::is_descriptive;
 use serde_json::{Map, Value};
 
@@ -21,9 +23,34 @@ pub(super) fn changed(name: &str, live: &Value, manifest: &Value, owned: &Value)
     fields.into_iter().filter(is_control).filter(is_changed).cloned().collect()
 }
 
+/// Fields of `User.spec` with objects that server-side apply replaces as a whole.
+static ATOMIC: LazyLock<Vec<String>> = LazyLock::new(|| {
+    let crd = serde_json::to_value(User::crd()).unwrap_or_default();
+    let spec = &crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]["properties"];
+    let fields = spec.as_object().into_iter().flatten();
+    fields.filter(|(_, field)| field["x-kubernetes-map-type"] == "atomic").map(|(name, _)| name.clone()).collect()
+});
+
 /// Returns the `spec` that applying `manifest` results in.
 pub(super) fn after(live: &Value, manifest: &Value, owned: &Value) -> Value {
-    applied(Some(live), Some(manifest), owned).unwrap_or_default()
+    let mut spec = applied(Some(live), Some(manifest), owned).unwrap_or_default();
+    let Some(fields) = spec.as_object_mut() else { return spec };
+    for field in &*ATOMIC {
+        match manifest.get(field) {
+            Some(value) => drop(fields.insert(field.clone(), value.clone())),
+            None if owns(owned, field) => drop(fields.remove(field)),
+            None => {}
+        }
+    }
+    spec
+}
+
+/// Returns whether another field manager owns the field with another value than the manifest. The server then rejects the
+/// manifest, unless it takes over fields. In maps, each key has an owner.
+pub(super) fn conflicts(live: &Value, manifest: &Value, owned: &Value, field: &str) -> bool {
+    let is_leaf = |value: &&Value| !value.is_object() || ATOMIC.iter().any(|atomic| atomic == field);
+    let values = live.get(field).filter(is_leaf).zip(manifest.get(field));
+    values.is_some_and(|(live, wanted)| live != wanted) && !owns(owned, field)
 }
 
 /// Returns whether `owned` contains a field of `spec`.
@@ -112,7 +139,8 @@ mod tests {
     #[case(json!({"requirePasswordChange": true}), json!({"requirePasswordChange": false}), &["requirePasswordChange"])]
     #[case(json!({}), json!({"validity": {"notAfter": "2030-01-01T00:00:00Z"}}), &[])]
     #[case(json!({"validity": {"notAfter": "2030-01-01T00:00:00Z"}}), json!({"validity": {"notAfter": "2031-01-01T00:00:00Z"}}), &["validity"])]
-    #[case(json!({"validity": {"notBefore": "2030-01-01T00:00:00Z"}}), json!({"validity": {"notAfter": "2031-01-01T00:00:00Z"}}), &[])]
+    #[case(json!({"validity": {"notBefore": "2030-01-01T00:00:00Z"}}), json!({"validity": {"notAfter": "2031-01-01T00:00:00Z"}}), &["validity"])]
+    #[case(json!({"connector": {"type": "x", "id": "y"}}), json!({"connector": {"type": "x"}}), &["connector"])]
     #[case(json!({}), json!({"groups": ["a"], "admin": true}), &[])]
     fn fields_that_give_control_are_found(#[case] live: Value, #[case] manifest: Value, #[case] expected: &[&str]) {
         assert_eq!(changed("ada", &live, &manifest, &Value::Null), expected);

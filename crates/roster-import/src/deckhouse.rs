@@ -8,13 +8,17 @@ use serde_json::Value;
 use super::documents::{Located, Text};
 use super::draft::{GroupDraft, GroupRef, Input, Rejected, SourceId, UserDraft};
 use super::expiry::is_never;
+use super::membership::make_unclear;
 
 /// Reads Users and Groups.
 pub(super) fn read(bytes: &[u8]) -> Input {
     let mut input = Input::default();
     let Some(text) = Text::new(bytes, &mut input) else { return input };
     let mut groups = Vec::new();
-    for object in text.objects(&mut input) {
+    let objects = text.objects(&mut input);
+    // What can't be read may be a group.
+    input.unclear.others = !input.rejected.is_empty();
+    for object in objects {
         let is_deckhouse =
             object.value["apiVersion"].as_str().is_some_and(|version| version.starts_with("deckhouse.io/"));
         match object.value["kind"].as_str().filter(|_| is_deckhouse) {
@@ -23,7 +27,6 @@ pub(super) fn read(bytes: &[u8]) -> Input {
             _ => input.reject(object.place, "must be a User or Group of deckhouse.io"),
         }
     }
-    let groups = unambiguous(groups, &mut input);
     // Groups are identified by `spec.name`, not by `metadata.name`.
     let indexes: HashMap<String, usize> =
         groups.iter().enumerate().map(|(index, object)| (group_name(&object.value).to_owned(), index)).collect();
@@ -35,6 +38,7 @@ pub(super) fn read(bytes: &[u8]) -> Input {
     for (index, object) in groups.iter().enumerate() {
         members(index, object, &people, &indexes, &mut input);
     }
+    reject_shared_names(&groups, &mut input);
     input
 }
 
@@ -46,30 +50,27 @@ fn group_name(value: &Value) -> &str {
     text(value, &["spec", "name"])
 }
 
-/// Removes and reports the Groups that share a `spec.name` with a different one, and memberships in them. Kubernetes only
-/// keeps `metadata.name` unique, so someone could otherwise add members to a Group with a second one.
-fn unambiguous(groups: Vec<Located>, input: &mut Input) -> Vec<Located> {
+/// Removes and reports the Groups that share a `spec.name` with a different one. Kubernetes only keeps `metadata.name`
+/// unique, so someone could otherwise add members to a Group with a second one, or remove them.
+fn reject_shared_names(groups: &[Located], input: &mut Input) {
     let mut first: HashMap<&str, &Value> = HashMap::new();
     let mut shared = HashSet::new();
-    for Located { value, .. } in &groups {
+    for Located { value, .. } in groups {
         let known = *first.entry(group_name(value)).or_insert(value);
         let is_same = known["metadata"]["name"] == value["metadata"]["name"] && known["spec"] == value["spec"];
         if !is_same {
-            shared.insert(group_name(value).to_owned());
+            shared.insert(reference(group_name(value)).id);
         }
     }
-    let (rejected, kept): (Vec<_>, Vec<_>) =
-        groups.into_iter().partition(|object| shared.contains(group_name(&object.value)));
-    for object in rejected {
-        let who = group_name(&object.value).to_owned();
-        let reason = format!("{who} is the name of several Groups, and all of them are rejected: rename all but one");
-        input.rejected.push(Rejected { place: object.place, who, field: "spec.name".to_owned(), reason });
+    for group in input.groups.extract_if(.., |group| shared.contains(&group.id)) {
+        let GroupDraft { place, name, .. } = group;
+        let reason = format!(
+            "{name} is the name of several Groups, and all of them are rejected: rename all but one. Until then, no membership \
+             in them changes"
+        );
+        input.rejected.push(Rejected { place, who: name, field: "spec.name".to_owned(), reason });
     }
-    let ids: HashSet<SourceId> = shared.iter().map(|name| reference(name).id).collect();
-    for person in &mut input.users {
-        person.groups.retain(|group| !ids.contains(&group.id));
-    }
-    kept
+    make_unclear(input, &shared);
 }
 
 /// Refers to a group by its `spec.name`, which is unique.
@@ -128,6 +129,10 @@ fn members(
                 input.groups[index].nest(nested);
             }
             (kind, ..) => {
+                if kind == "Group" {
+                    // It may have been imported from another file.
+                    input.groups[index].unclear.groups.insert(reference(name).id);
+                }
                 let kind = if kind == "Group" { "Group" } else { "User" };
                 input.rejected.push(Rejected {
                     place: object.place,

@@ -177,14 +177,15 @@ impl<'a> Text<'a> {
                 continue;
             }
             self.yaml_document(begin, offset, &mut found, input);
-            begin = offset + line.len().min(self.text.len() - offset);
+            // A document may begin on the line of the hyphens.
+            begin = (offset + "---".len()).min(self.text.len());
         }
         found
     }
 
     fn yaml_document(&self, begin: usize, end: usize, found: &mut Vec<Located>, input: &mut Input) {
         let text = &self.text[begin..end];
-        let blank = |line: &&str| line.trim().is_empty() || line.starts_with('#');
+        let blank = |line: &&str| line.trim().is_empty() || line.trim_start().starts_with('#');
         let first = begin + text.split_inclusive('\n').take_while(blank).map(str::len).sum::<usize>();
         let mut value = match serde_yaml::from_str::<Value>(text) {
             Ok(Value::Null) => return,

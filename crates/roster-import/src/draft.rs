@@ -8,6 +8,7 @@ use secrecy::{ExposeSecret, SecretString};
 use serde_json::{Map, Value};
 
 use super::hashes;
+use super::names;
 use super::rules::Fault;
 
 /// Position in the imported files.
@@ -103,6 +104,21 @@ impl GroupRef {
     }
 }
 
+/// Groups whose memberships the source leaves unclear.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Unclear {
+    pub(super) groups: HashSet<SourceId>,
+    /// Whether the membership in any group that the file does not describe is unclear: a part of the file that may have
+    /// described it can't be read.
+    pub(super) others: bool,
+}
+
+impl Unclear {
+    pub(super) fn is_empty(&self) -> bool {
+        self.groups.is_empty() && !self.others
+    }
+}
+
 /// Password or hash of a user.
 #[derive(Debug)]
 pub enum Credential {
@@ -146,6 +162,10 @@ pub struct UserDraft {
     pub credential: Option<Credential>,
     /// Groups that the user is in.
     pub groups: Vec<GroupRef>,
+    /// Groups that list a username of which several users of the source claim to be the owner, with that name.
+    pub(super) claimed: Vec<(GroupRef, String)>,
+    /// Groups that the user may be in.
+    pub(super) unclear: Unclear,
     /// Attributes of the source that can't be read, without which the user must not be imported.
     pub faults: Vec<Fault>,
     /// Digest of everything that the entry itself contains, without memberships that groups declare. Set by
@@ -184,9 +204,11 @@ impl UserDraft {
         }
     }
 
-    /// Adds the user to a group, unless it is in too many already.
+    /// Adds the user to a group. If it is in too many, it is rejected, and only keeps the memberships that it has.
     pub fn join(&mut self, group: GroupRef) {
-        if self.groups.len() <= MAX_ITEMS && self.groups.iter().all(|known| known.id != group.id) {
+        if self.groups.len() > MAX_ITEMS {
+            self.unclear.groups.insert(group.id);
+        } else if self.groups.iter().all(|known| known.id != group.id) {
             self.groups.push(group);
         }
     }
@@ -241,6 +263,8 @@ pub struct GroupDraft {
     pub labels: Map<String, Value>,
     /// Groups that are members of this one.
     pub member_groups: Vec<GroupRef>,
+    /// Groups that may be members of this one.
+    pub(super) unclear: Unclear,
     /// Identifier in the annotation [`roster_api::SOURCE_ID_ANNOTATION`], if the source is a manifest of an imported Group.
     pub origin: Option<String>,
 }
@@ -248,8 +272,8 @@ pub struct GroupDraft {
 impl GroupDraft {
     /// Returns a group with this identity and name.
     pub fn new(place: Place, id: SourceId, name: &str) -> Self {
-        let (spec, labels) = (Map::new(), Map::new());
-        Self { place, id, name: name.to_owned(), spec, labels, member_groups: Vec::new(), origin: None }
+        let (spec, labels, unclear) = (Map::new(), Map::new(), Unclear::default());
+        Self { place, id, name: name.to_owned(), spec, labels, member_groups: Vec::new(), unclear, origin: None }
     }
 
     /// Returns a group that the source identifies by the name of its Group.
@@ -264,7 +288,9 @@ impl GroupDraft {
 
     /// Makes another group a member of this one, unless it has too many already.
     pub fn nest(&mut self, group: GroupRef) {
-        if self.member_groups.len() <= MAX_ITEMS && self.member_groups.iter().all(|known| known.id != group.id) {
+        if self.member_groups.len() > MAX_ITEMS {
+            self.unclear.groups.insert(group.id);
+        } else if self.member_groups.iter().all(|known| known.id != group.id) {
             self.member_groups.push(group);
         }
     }
@@ -284,6 +310,8 @@ pub struct Input {
     pub rejected: Vec<Rejected>,
     /// What is imported although the source does not prove it.
     pub warnings: Vec<Rejected>,
+    /// Groups that may have further members.
+    pub(super) unclear: Unclear,
     /// Whether the format has nothing but names, so that two entries without an identifier and with the same name are the
     /// same user.
     pub(super) has_only_names: bool,
@@ -321,11 +349,29 @@ impl Input {
         self.users.iter().filter_map(|person| person.source.clone()).collect()
     }
 
+    /// Returns the names that the Users get, if they were not imported before.
+    pub fn user_names(&self) -> HashSet<String> {
+        let name = |person: &UserDraft| person.name.clone().or_else(|| names::object_name(person.login()));
+        self.users.iter().filter_map(name).collect()
+    }
+
     /// Returns whether users or groups refer to a group that has an identifier in the source.
     pub fn has_identified_groups(&self) -> bool {
         let declared = self.groups.iter().map(|group| &group.id);
         let joined = self.users.iter().flat_map(|user| &user.groups).map(|group| &group.id);
         declared.chain(joined).any(|id| id.identifier().is_some())
+    }
+
+    /// Records that a part of the source that can't be read may have contained members of any group.
+    pub(super) fn lose_members(&mut self) {
+        self.unclear.others = true;
+        self.unclear.groups.extend(self.groups.iter().map(|group| group.id.clone()));
+    }
+
+    /// Returns whether the source leaves any membership unclear.
+    pub fn is_unclear(&self) -> bool {
+        let people = self.users.iter().any(|person| !person.unclear.is_empty());
+        people || !self.unclear.is_empty() || self.groups.iter().any(|group| !group.unclear.is_empty())
     }
 
     /// Rejects a line.

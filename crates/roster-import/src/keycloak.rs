@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use super::documents::{Container, Located, Text};
 use super::draft::{Credential, GroupDraft, GroupRef, Input, Place, Rejected, SourceId, UserDraft};
 use super::hashes::is_hash;
+use super::membership::make_unclear;
 
 const USERS: &str = "users";
 const GROUPS: &str = "groups";
@@ -82,14 +83,19 @@ impl Paths {
         }
     }
 
+    /// Returns all groups with this path.
+    fn of(&self, realm: &str, path: &str) -> &[GroupRef] {
+        self.groups.get(&(realm.to_owned(), path.to_owned())).map(Vec::as_slice).unwrap_or_default()
+    }
+
     /// Returns the group with this path. If the file has no groups of the realm, the path has to do.
     fn find(&self, realm: &str, path: &str) -> Result<GroupRef, PathError> {
-        match self.groups.get(&(realm.to_owned(), path.to_owned())).map(Vec::as_slice) {
-            Some([group]) => Ok(group.clone()),
-            Some(_) => Err(PathError::Shared),
-            None if self.realms.contains(realm) => Err(PathError::Unknown),
-            None if path.contains("~/") => Err(PathError::Ambiguous),
-            None => Ok(reference(realm, path, "", &last_name(path))),
+        match self.of(realm, path) {
+            [group] => Ok(group.clone()),
+            [_, ..] => Err(PathError::Shared),
+            [] if self.realms.contains(realm) => Err(PathError::Unknown),
+            [] if path.contains("~/") => Err(PathError::Ambiguous),
+            [] => Ok(reference(realm, path, "", &last_name(path))),
         }
     }
 
@@ -100,11 +106,8 @@ impl Paths {
         let mut counts: HashMap<&SourceId, usize> = HashMap::new();
         counted.for_each(|group| *counts.entry(&group.id).or_default() += 1);
         let is_unclear = |id: &SourceId| counts.get(id).is_some_and(|count| *count > 1);
-        let (rejected, kept): (Vec<_>, Vec<_>) = input.groups.drain(..).partition(|group| is_unclear(&group.id));
-        input.groups = kept;
-        for group in &mut input.groups {
-            group.member_groups.retain(|nested| !is_unclear(&nested.id));
-        }
+        let rejected: Vec<_> = input.groups.extract_if(.., |group| is_unclear(&group.id)).collect();
+        make_unclear(input, &counts.into_iter().filter(|(_, count)| *count > 1).map(|(id, _)| id.clone()).collect());
         for GroupDraft { place, name, .. } in rejected {
             let reason = "is also the path of another group, and neither has an ID: rename one of them".to_owned();
             input.rejected.push(Rejected { place, who: name, field: "path".to_owned(), reason });
@@ -178,12 +181,18 @@ fn user(realm: &str, object: &Located, paths: &Paths, input: &mut Input) {
     for path in value[GROUPS].as_array().into_iter().flatten().filter_map(Value::as_str) {
         match paths.find(realm, path) {
             Ok(group) => person.join(group),
-            Err(error) => input.rejected.push(Rejected {
-                place: object.place,
-                who: person.login().to_owned(),
-                field: GROUPS.to_owned(),
-                reason: format!("{path} {error}"),
-            }),
+            Err(error) => {
+                match paths.of(realm, path) {
+                    [] => person.unclear.others = true,
+                    groups => person.unclear.groups.extend(groups.iter().map(|group| group.id.clone())),
+                }
+                input.rejected.push(Rejected {
+                    place: object.place,
+                    who: person.login().to_owned(),
+                    field: GROUPS.to_owned(),
+                    reason: format!("{path} {error}"),
+                });
+            }
         }
     }
     let mut credentials = value["credentials"].as_array().into_iter().flatten();

@@ -22,7 +22,9 @@ pub(super) fn read(bytes: &[u8]) -> Input {
     let mut input = Input::default();
     let Some(text) = Text::new(bytes, &mut input) else { return input };
     let mut bindings = Vec::new();
-    for object in text.objects(&mut input) {
+    let objects = text.objects(&mut input);
+    let is_complete = input.rejected.is_empty();
+    for object in objects {
         let is_kubesphere = object.value["apiVersion"].as_str().is_some_and(|version| version.starts_with(GROUP));
         match object.value["kind"].as_str().filter(|_| is_kubesphere) {
             Some("User") => user(&object, &mut input),
@@ -33,6 +35,9 @@ pub(super) fn read(bytes: &[u8]) -> Input {
     }
     nest(&mut input);
     bind(&bindings, &mut input);
+    if !is_complete {
+        input.lose_members();
+    }
     input
 }
 

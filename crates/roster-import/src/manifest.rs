@@ -141,7 +141,9 @@ mod tests {
         let list = "apiVersion: v1\nkind: List\nitems:\n- apiVersion: roster.dev/v1alpha1\n  kind: User\n  metadata:\n    name: ada\n\
                     - apiVersion: roster.dev/v1alpha1\n  kind: User\n  metadata: {name: bob}\n  spec:\n    groups: [a]\n";
         let documents = "# two\n---\nusername: ada\n---\n\nusername: bob\n...\n";
-        for (text, expected) in [(array, [2, 3]), (lines, [1, 3]), (list, [4, 8]), (documents, [3, 6])] {
+        let inline = "--- {username: ada}\n--- # the second one\nusername: bob\n";
+        let all = [(array, [2, 3]), (lines, [1, 3]), (list, [4, 8]), (documents, [3, 6]), (inline, [1, 3])];
+        for (text, expected) in all {
             let input = read(text.as_bytes());
             assert_eq!(input.rejected, [], "{text}");
             let found: Vec<(&str, usize)> =

@@ -13,11 +13,13 @@
 //!
 //! The result does not depend on the order of the source.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::sync::Arc;
 
 use sha2::{Digest, Sha256};
 
-use super::draft::{GroupRef, Input, Place, SourceId};
+use super::draft::{GroupRef, Input, Place, SourceId, Unclear};
+use super::membership::Memberships;
 use super::names::{self, MAX_LENGTH};
 
 /// Length of a suffix: a hyphen and 32 bits in hexadecimal.
@@ -67,15 +69,19 @@ pub struct Reference {
 }
 
 /// Names of all groups of a source.
-pub(super) struct GroupNames {
+pub(super) struct GroupNames<'a> {
     mentions: HashMap<SourceId, Mention>,
     names: HashMap<SourceId, Result<String, NameError>>,
+    /// Names of existing Groups by their identity.
+    known: &'a BTreeMap<String, String>,
+    /// Names of the Groups that the source describes.
+    described: Arc<HashSet<String>>,
 }
 
-impl GroupNames {
+impl<'a> GroupNames<'a> {
     /// Chooses names for the groups of the source, and for those that its users and groups refer to. `known` has the
     /// names of existing Groups by their identity.
-    pub(super) fn of(input: &Input, known: &BTreeMap<String, String>) -> Self {
+    pub(super) fn of(input: &Input, known: &'a BTreeMap<String, String>) -> Self {
         let mut mentions = HashMap::new();
         for group in &input.groups {
             mention(&mut mentions, &group.reference(), group.place, true);
@@ -89,7 +95,25 @@ impl GroupNames {
             }
         }
         let names = choose(&mentions, known);
-        Self { mentions, names }
+        let mut all = Self { mentions, names, known, described: Arc::default() };
+        let described = all.mentions.iter().filter(|(_, mention)| mention.is_declared);
+        all.described = Arc::new(described.filter_map(|(id, _)| all.existing(id).map(str::to_owned)).collect());
+        all
+    }
+
+    /// Returns the name of the Group that the group has now or gets. The name of an existing Group is returned even if the
+    /// group was renamed and cannot be imported since.
+    fn existing(&self, id: &SourceId) -> Option<&str> {
+        let known = || self.known.get(id.identifier()?).map(String::as_str);
+        self.names.get(id).and_then(|name| name.as_deref().ok()).or_else(known)
+    }
+
+    /// Returns the memberships that someone in `groups` keeps.
+    pub(super) fn memberships(&self, groups: &[GroupRef], unclear: [&Unclear; 2]) -> Memberships {
+        let ids = groups.iter().map(|group| &group.id).chain(unclear.into_iter().flat_map(|unclear| &unclear.groups));
+        let names: BTreeSet<String> = ids.filter_map(|id| self.existing(id)).map(str::to_owned).collect();
+        let has_others = unclear.iter().any(|unclear| unclear.others);
+        Memberships::new(names, has_others.then(|| Arc::clone(&self.described)))
     }
 
     /// Returns all groups that have a name, sorted by it.

@@ -40,7 +40,10 @@ pub(super) fn read(bytes: &[u8]) -> Input {
     let mut input = Input::default();
     let Some(text) = Text::new(bytes, &mut input) else { return input };
     let (mut objects, mut people) = (Objects::default(), People::default());
-    for object in text.objects(&mut input) {
+    let found = text.objects(&mut input);
+    // What can't be read may be a group.
+    input.unclear.others = !input.rejected.is_empty();
+    for object in found {
         sort(object, &mut objects, &mut people, &mut input);
     }
     for object in &objects.identities {

@@ -30,7 +30,10 @@ pub(super) fn read(bytes: &[u8]) -> Input {
     let mut input = Input::default();
     let Some(text) = Text::new(bytes, &mut input) else { return input };
     let (mut users, mut attributes, mut passwords) = (Vec::new(), Vec::new(), HashMap::new());
-    for object in text.objects(&mut input) {
+    let objects = text.objects(&mut input);
+    // What can't be read may be a group.
+    input.unclear.others = !input.rejected.is_empty();
+    for object in objects {
         let value = &object.value;
         let name = value["metadata"]["name"].as_str().unwrap_or_default().to_owned();
         match (value["apiVersion"].as_str().unwrap_or_default(), value["kind"].as_str().unwrap_or_default()) {
@@ -122,6 +125,7 @@ fn groups(object: &Located, by_id: &HashMap<String, usize>, input: &mut Input) {
         let Some(principal_id) = principal["metadata"]["name"].as_str().filter(|id| !id.is_empty()) else {
             let reason = format!("GroupPrincipals: a group of {id} has no metadata.name, which identifies it");
             input.reject(object.place, reason);
+            input.users[person].unclear.others = true;
             continue;
         };
         let names = [&principal["displayName"], &principal["loginName"]];

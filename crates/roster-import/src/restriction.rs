@@ -1,20 +1,24 @@
-//! What the source demands at least of people that were imported before: that they are disabled, expire, or must change
-//! their password.
+//! What the source demands at least of people that were imported before: that they are disabled, expire, must change their
+//! password, or leave groups.
 //!
 //! A leaver may be able to make the rest of their entry invalid, or to start a conflict. So an import applies these
 //! restrictions to the Users with the same identity in the source even if it rejects the entry, or applies nothing else.
 //!
 //! The reverse is possible, too: someone may be able to plant an entry with the identity of another person. So several
-//! entries with one identity restrict only by what all of them demand. In JSON and YAML, the author of each manifest chooses
+//! entries with one identity restrict only by what all of them demand, and keep the memberships of each of them. In JSON and YAML, the author of each manifest chooses
 //! its identity, so the manifest must have the name of the User as well.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, HashMap};
+use std::fmt;
 
 use jiff::Timestamp;
 use serde_json::{Map, Value};
 
+use super::control;
 use super::draft::{Input, Place, UserDraft};
 use super::expiry::is_never;
+use super::membership::{self, Memberships};
 
 /// States that restrict a User, from the weakest to the strictest.
 const STATES: [&str; 2] = ["Disabled", "Banned"];
@@ -23,7 +27,7 @@ const STATES: [&str; 2] = ["Disabled", "Banned"];
 const DISABLED: usize = 0;
 
 /// Restriction of a person of the source.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Restriction {
     /// Position of the entry in the source.
     pub place: Place,
@@ -31,6 +35,8 @@ pub struct Restriction {
     state: Option<usize>,
     validity: Validity,
     require_password_change: bool,
+    /// Memberships that the person keeps. `None` if this is not known.
+    memberships: Option<Memberships>,
 }
 
 /// A period. Times that mean never are left out.
@@ -79,6 +85,7 @@ impl Restriction {
             state: state(person.spec.get("state")),
             validity: Validity::of(person.spec.get("validity")),
             require_password_change: person.spec.get("requirePasswordChange").is_some_and(|value| value == true),
+            memberships: None,
         };
         restriction.without_empty_validity()
     }
@@ -96,18 +103,23 @@ impl Restriction {
     }
 
     /// Keeps what another entry of the same person demands as well.
-    fn intersect(&mut self, other: &Self) {
+    fn intersect(&mut self, other: Self) {
+        self.memberships = self.memberships.take().zip(other.memberships).map(|(mut one, other)| {
+            one.unite(&other);
+            one
+        });
         self.state = self.state.min(other.state);
         self.validity = self.validity.or(other.validity);
         self.require_password_change &= other.require_password_change;
     }
 
     /// Returns the fields of `spec` that must change so that a User with this `spec` is restricted, or `None` if it is
-    /// restricted already. Nothing in them gives the User more than it has.
-    pub fn missing(&self, spec: &Value) -> Option<Map<String, Value>> {
+    /// restricted already. Nothing in them gives the User more than it has. `owned` contains the fields that imports applied,
+    /// in the notation of `managedFields`: only the groups in a list of their own can have been given by the source.
+    pub fn missing(&self, spec: &Value, owned: &Value) -> Option<Map<String, Value>> {
         let live = Validity::of(spec.get("validity"));
         // The field is atomic, so it contains the end that does not change as well.
-        let wanted = Self { validity: live.and(self.validity), ..*self };
+        let wanted = Self { validity: live.and(self.validity), ..self.clone() };
         let wanted = if wanted.validity == live { wanted } else { wanted.without_empty_validity() };
         let mut fields = Map::new();
         if let Some(wanted) = wanted.state.filter(|wanted| Some(*wanted) > state(spec.get("state"))) {
@@ -119,6 +131,13 @@ impl Restriction {
         if wanted.require_password_change && spec["requirePasswordChange"] != true {
             fields.insert("requirePasswordChange".to_owned(), true.into());
         }
+        if let Some(memberships) = self.memberships.as_ref().filter(|_| control::owns(owned, "groups")) {
+            let (stays, ended): (Vec<&str>, Vec<&str>) =
+                membership::names(&spec["groups"]).partition(|group| memberships.keeps(group));
+            if !ended.is_empty() {
+                fields.insert("groups".to_owned(), stays.into());
+            }
+        }
         (!fields.is_empty()).then_some(fields)
     }
 }
@@ -126,6 +145,73 @@ impl Restriction {
 /// Returns how strict a state is, or `None` if it does not restrict.
 fn state(value: Option<&Value>) -> Option<usize> {
     STATES.iter().position(|state| value.is_some_and(|value| value == state))
+}
+
+/// Returns the fields of a `spec` that restrict a User and that no import has set.
+pub(super) fn foreign(spec: &Value, owned: &Value) -> Map<String, Value> {
+    let restricts = |field: &str| match field {
+        "state" => state(Some(&spec[field])).is_some(),
+        "requirePasswordChange" => spec[field] == true,
+        _ => Validity::of(spec.get(field)) != Validity::default(),
+    };
+    let fields = ["state", "validity", "requirePasswordChange"].into_iter();
+    let fields = fields.filter(|field| restricts(field) && !control::owns(owned, field));
+    fields.map(|field| (field.to_owned(), spec[field].clone())).collect()
+}
+
+/// Changes the `spec` of a manifest so that it does not lift these restrictions of the existing User. Returns the fields in
+/// which it would have done so.
+pub(super) fn keep_foreign(spec: &mut Map<String, Value>, foreign: &Map<String, Value>) -> Vec<String> {
+    let mut kept = Vec::new();
+    if let Some(live) = foreign.get("validity").filter(|_| spec.contains_key("validity")) {
+        let (live, wanted) = (Validity::of(Some(live)), Validity::of(spec.get("validity")));
+        let both = live.and(wanted);
+        if both != wanted {
+            kept.push("validity".to_owned());
+            spec.remove("validity");
+        }
+        if both.is_empty() {
+            let wanted = state(spec.get("state")).max(Some(DISABLED)).unwrap_or(DISABLED);
+            spec.insert("state".to_owned(), STATES[wanted].into());
+        } else if both != wanted && both != live {
+            spec.insert("validity".to_owned(), both.to_value());
+        }
+    }
+    for field in ["state", "requirePasswordChange"] {
+        let is_stricter = |live: &Value, wanted: &Value| match field {
+            "state" => state(Some(live)) > state(Some(wanted)),
+            _ => wanted != true,
+        };
+        let wanted = spec.get(field).zip(foreign.get(field));
+        if wanted.is_some_and(|(wanted, live)| is_stricter(live, wanted)) {
+            spec.remove(field);
+            kept.push(field.to_owned());
+        }
+    }
+    kept
+}
+
+/// Fields that the import does not change, because the User is restricted more strictly by someone else.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Unlifted {
+    /// Position of the person in the source.
+    pub place: Place,
+    /// Name of the User.
+    pub user: String,
+    /// Fields of `spec`.
+    pub fields: Vec<String>,
+}
+
+impl fmt::Display for Unlifted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let fields: Vec<String> = self.fields.iter().map(|field| format!("spec.{field}")).collect();
+        write!(
+            f,
+            "User {} is restricted more strictly by {}, which no import has set: change it with kubectl to lift the restriction",
+            self.user,
+            fields.join(" and ")
+        )
+    }
 }
 
 /// Returns whether any of these people is restricted.
@@ -139,14 +225,16 @@ pub(super) fn restricts<'a>(mut people: impl Iterator<Item = &'a UserDraft>) -> 
 pub struct Restrictions(HashMap<String, BTreeMap<Option<String>, Restriction>>);
 
 impl Restrictions {
-    pub(super) fn of(input: &Input) -> Self {
+    pub(super) fn of(input: &Input, memberships: impl Fn(&UserDraft) -> Option<Memberships>) -> Self {
         let mut all: HashMap<String, BTreeMap<Option<String>, Restriction>> = HashMap::new();
         for person in &input.users {
             let name = person.name.clone().filter(|_| input.has_only_names);
             let (Some(source), true) = (&person.source, name.is_some() || !input.has_only_names) else { continue };
-            let restriction = Restriction::of(person);
-            let of_source = all.entry(source.clone()).or_default();
-            of_source.entry(name).or_insert(restriction).intersect(&restriction);
+            let restriction = Restriction { memberships: memberships(person), ..Restriction::of(person) };
+            match all.entry(source.clone()).or_default().entry(name) {
+                Entry::Vacant(entry) => drop(entry.insert(restriction)),
+                Entry::Occupied(mut entry) => entry.get_mut().intersect(restriction),
+            }
         }
         for of_source in all.values_mut() {
             of_source.retain(|_, restriction| !restriction.is_empty());
@@ -207,12 +295,13 @@ mod tests {
     #[case(json!({"requirePasswordChange": true}), json!({"requirePasswordChange": true}), Value::Null)]
     #[case(json!({"state": 7, "validity": "x"}), json!({}), Value::Null)]
     fn only_what_restricts_further_is_missing(#[case] entry: Value, #[case] live: Value, #[case] expected: Value) {
-        let missing = restrictions(vec![person(&entry)]).get("x:1", "ada").and_then(|entry| entry.missing(&live));
+        let missing =
+            restrictions(vec![person(&entry)]).get("x:1", "ada").and_then(|entry| entry.missing(&live, &Value::Null));
         assert_eq!(missing.map_or(Value::Null, Value::Object), expected);
     }
 
     fn restrictions(users: Vec<UserDraft>) -> Restrictions {
-        Restrictions::of(&Input { users, ..Input::default() })
+        Restrictions::of(&Input { users, ..Input::default() }, |_| None)
     }
 
     /// Otherwise, someone could disable another person by a planted entry.
@@ -230,9 +319,37 @@ mod tests {
     ) {
         for entries in [[&one, &other], [&other, &one]] {
             let all = restrictions(entries.map(person).into());
-            let missing = all.get("x:1", "ada").and_then(|restriction| restriction.missing(&json!({})));
+            let missing = all.get("x:1", "ada").and_then(|restriction| restriction.missing(&json!({}), &Value::Null));
             assert_eq!(missing.map_or(Value::Null, Value::Object), expected);
         }
+    }
+
+    #[rstest]
+    #[case(json!({"state": "Banned"}), json!({"state": "Disabled"}), json!({}), &["state"])]
+    #[case(json!({"state": "Banned"}), json!({"state": "Banned"}), json!({"state": "Banned"}), &[])]
+    #[case(json!({"state": "Disabled"}), json!({"state": "Banned"}), json!({"state": "Banned"}), &[])]
+    #[case(json!({"state": "Disabled"}), json!({"state": "Active"}), json!({}), &["state"])]
+    #[case(json!({"state": "Disabled"}), json!({"email": "a"}), json!({"email": "a"}), &[])]
+    #[case(json!({"requirePasswordChange": true}), json!({"requirePasswordChange": false}), json!({}), &["requirePasswordChange"])]
+    #[case(json!({"validity": {"notAfter": EARLY}}), json!({"validity": {"notAfter": LATE}}), json!({}), &["validity"])]
+    #[case(json!({"validity": {"notAfter": LATE}}), json!({"validity": {"notAfter": EARLY}}), json!({"validity": {"notAfter": EARLY}}), &[])]
+    #[case(json!({"validity": {"notBefore": EARLY}}), json!({"validity": {"notAfter": LATE}}),
+        json!({"validity": {"notBefore": EARLY, "notAfter": LATE}}), &["validity"])]
+    #[case(json!({"validity": {"notBefore": LATE}}), json!({"validity": {"notAfter": EARLY}}), json!({"state": "Disabled"}), &["validity"])]
+    #[case(json!({"state": "Active"}), json!({"state": "Disabled"}), json!({"state": "Disabled"}), &[])]
+    fn no_manifest_lifts_a_restriction_of_someone_else(
+        #[case] live: Value,
+        #[case] mut wanted: Value,
+        #[case] expected: Value,
+        #[case] fields: &[&str],
+    ) {
+        let unowned = foreign(&live, &json!({"f:email": {}}));
+        assert_eq!(keep_foreign(wanted.as_object_mut().unwrap(), &unowned), fields);
+        assert_eq!(wanted, expected);
+        // What an import has set, an import may lift.
+        let owned: Map<String, Value> =
+            live.as_object().unwrap().keys().map(|field| (format!("f:{field}"), json!({}))).collect();
+        assert_eq!(foreign(&live, &owned.into()), Map::new());
     }
 
     #[test]
@@ -248,7 +365,7 @@ mod tests {
             name: name.map(str::to_owned),
             ..person(&json!({"state": state}))
         };
-        let of = |users| Restrictions::of(&Input { users, has_only_names: true, ..Input::default() });
+        let of = |users| Restrictions::of(&Input { users, has_only_names: true, ..Input::default() }, |_| None);
         let restricts = |all: &Restrictions, name: &str| all.get("x:1", name).is_some();
         let planted = of(vec![named(Some("eve"), "Disabled"), named(None, "Disabled")]);
         assert!(restricts(&planted, "eve") && !restricts(&planted, "ada"));

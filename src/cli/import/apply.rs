@@ -1,6 +1,8 @@
 //! Applies the plan. Compares it with the cluster first and applies only differences, so that an interrupted import can
 //! be repeated. Restrictions of existing Users are applied first, and even if nothing else is.
 
+use std::collections::HashSet;
+
 use anyhow::{Result, bail};
 use futures::{StreamExt, stream};
 use indicatif::{ProgressBar, ProgressStyle};
@@ -17,11 +19,16 @@ use super::restricted::Restricted;
 use super::step::conflicts;
 
 pub(super) async fn plan(client: Client, plan: Plan, files: &Files, args: &Args) -> Result<Outcome> {
-    let (live, force) = (Live::read(client, &plan).await?, args.force_conflicts);
+    let force = args.force_conflicts;
+    let mut live = Live::restrictions(client, &plan).await?;
     let mut outcome = Outcome::default();
     let restricted = restrict(&live, files, force, &mut outcome).await?;
-    let blocked = blocked(&live, files, args);
-    for (user, fields) in restricted.iter().filter(|(user, _)| blocked.is_some() || !user.is_planned) {
+    let blocked = match live.read(&plan, force).await {
+        Ok(()) => blocked(&live, files, args).map(str::to_owned),
+        Err(error) => Some(format!("{error:#}")),
+    };
+    let names = restricted.iter().filter_map(|(name, fields)| Some((live.restricted.get(name)?, fields)));
+    for (user, fields) in names.filter(|(user, _)| blocked.is_some() || !user.is_planned) {
         rejects::report_at(user.place, files, &user.message("is now", fields));
     }
     if let Some(reason) = blocked {
@@ -30,13 +37,15 @@ pub(super) async fn plan(client: Client, plan: Plan, files: &Files, args: &Args)
             count => bail!("nothing was applied but the restrictions of existing Users ({count}): {reason}"),
         }
     }
+    let is_restricted: HashSet<&str> = restricted.iter().map(|(name, _)| name.as_str()).collect();
+    let was_written = |item: &Item| item.kind == Kind::User && is_restricted.contains(&*item.name);
     let bar = progress(plan.items.len());
     let (groups, people): (Vec<_>, Vec<_>) = plan.items.iter().partition(|item| item.kind == Kind::Group);
     for items in [groups, people] {
         let mut applied = stream::iter(items).map(|item| apply(&live, item, force)).buffer_unordered(CONCURRENCY);
         while let Some((item, result)) = applied.next().await {
             match result {
-                Ok(false) if live.exists(item) => outcome.same += 1,
+                Ok(false) if live.exists(item) && !was_written(item) => outcome.same += 1,
                 Ok(_) if live.exists(item) => outcome.changed += 1,
                 Ok(_) => outcome.created += 1,
                 Err(error @ kube::Error::Api(_)) => {
@@ -62,14 +71,14 @@ pub(super) async fn plan(client: Client, plan: Plan, files: &Files, args: &Args)
 }
 
 /// Restricts existing Users, first of all and each by itself: a conflict, missing consent or an error with other objects,
-/// which a leaver may be able to cause, must not keep their Users active. Returns the Users that are restricted now, with the
-/// fields of `spec` that were set.
-async fn restrict<'a>(
-    live: &'a Live,
+/// which a leaver may be able to cause, must not keep their Users active. Returns the names of the Users that are restricted
+/// now, with the fields of `spec` that were set.
+async fn restrict(
+    live: &Live,
     files: &Files,
     force: bool,
     outcome: &mut Outcome,
-) -> Result<Vec<(&'a Restricted, Map<String, Value>)>> {
+) -> Result<Vec<(String, Map<String, Value>)>> {
     let mut restricted = Vec::new();
     let mut writes =
         stream::iter(live.restricted.values()).map(|user| restrict_user(live, user, force)).buffered(CONCURRENCY);
@@ -85,7 +94,7 @@ async fn restrict<'a>(
             None => outcome.changed += usize::from(is_counted),
         }
         if !fields.is_empty() {
-            restricted.push((user, fields));
+            restricted.push((user.name.clone(), fields));
         }
     }
     Ok(restricted)

@@ -23,7 +23,8 @@ use super::step::{Key, Step};
 const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
 
 pub(super) async fn plan(client: Client, plan: Plan, files: &Files, args: &Args) -> Result<Outcome> {
-    let live = Live::read(client, &plan).await?;
+    let mut live = Live::restrictions(client, &plan).await?;
+    live.read(&plan, args.force_conflicts).await?;
     let mut outcome = Outcome::default();
     outcome.failed += rejects::report_conflicts(&live, files);
     if !args.accept_administrators {

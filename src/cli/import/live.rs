@@ -8,11 +8,10 @@ use anyhow::{Context, Result};
 use backon::{ExponentialBuilder, Retryable};
 use base64::prelude::{BASE64_STANDARD, Engine};
 use futures::{StreamExt, stream};
-use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Secret as SecretObject;
-use kube::api::{Api, ApiResource, DynamicObject, ListParams, Patch, PatchParams};
-use kube::{Client, Resource, ResourceExt};
-use roster_api::{Group, PASSWORD_SECRET_TYPE, SOURCE_ID_ANNOTATION, User};
+use kube::api::{Api, DynamicObject, ListParams, Patch, PatchParams};
+use kube::{Client, ResourceExt};
+use roster_api::{Group, PASSWORD_SECRET_TYPE, User};
 use roster_credentials::HashMetrics;
 use roster_credentials::hash::{Argon2idCost, PasswordHash};
 use roster_credentials::pool::HashPool;
@@ -20,18 +19,15 @@ use roster_credentials::source::HASH_KEY;
 use roster_import::assemble::{Content, Item, Plan, Secret};
 use roster_import::conflict::{Conflict, Conflicts};
 use roster_import::consent::{Consent, ExistingUser, Findings};
-use roster_import::known::{KnownGroups, KnownUser, KnownUsers};
 use roster_import::rules::Kind;
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::Value;
 
 use super::args::{CONCURRENCY, FIELD_MANAGER};
 use super::compare::{is_applied, owned};
+use super::list::{PAGE, list, resource, source};
 use super::restricted::Restricted;
 use super::step::{Key, Step};
-
-/// Maximum number of objects in one page of a list.
-pub(crate) const PAGE: u32 = 500;
 
 /// The objects of a plan that exist in the cluster.
 pub(super) struct Live {
@@ -48,8 +44,24 @@ pub(super) struct Live {
 }
 
 impl Live {
+    /// Finds the existing Users that the source restricts further. Needs nothing but Users, so that no other request can
+    /// keep them active.
+    pub(super) async fn restrictions(client: Client, plan: &Plan) -> Result<Self> {
+        let (findings, conflicts, mut restricted) = (Findings::default(), Vec::new(), BTreeMap::new());
+        let people = plan.items.iter().filter(|item| item.kind == Kind::User);
+        let planned: HashSet<&str> = people.map(|item| item.name.as_str()).collect();
+        let api = Api::all_with(client.clone(), &resource::<User>());
+        let user = |object: &DynamicObject| {
+            let name = object.name_any();
+            let user = Restricted::of(object, plan, planned.contains(&*name));
+            restricted.extend(user.map(|user| (name, user)));
+        };
+        list(&api, "Users", user).await?;
+        Ok(Self { client, pool: pool(), found: HashMap::new(), findings, conflicts, restricted })
+    }
+
     /// Lists Groups, password Secrets in the plan's namespaces, and Users.
-    pub(super) async fn read(client: Client, plan: &Plan) -> Result<Self> {
+    pub(super) async fn read(&mut self, plan: &Plan, takes_over: bool) -> Result<()> {
         let mut wanted = HashMap::new();
         let mut namespaces = BTreeSet::new();
         for item in &plan.items {
@@ -63,9 +75,8 @@ impl Live {
                 wanted.insert(Key::Secret(secret.namespace.clone(), secret.name.clone()), manifest);
             }
         }
-        let (findings, conflicts, restricted) = (Findings::default(), Vec::new(), BTreeMap::new());
-        let mut live = Self { client, pool: pool(), found: HashMap::new(), findings, conflicts, restricted };
-        let (mut consent, mut conflicts) = (Consent::new(plan), Conflicts::new(plan));
+        let live = self;
+        let (mut consent, mut conflicts) = (Consent::new(plan).taking_over(takes_over), Conflicts::new(plan));
         let api = Api::all_with(live.client.clone(), &resource::<Group>());
         let group = |object: &DynamicObject| {
             let (name, spec) = (object.name_any(), &object.data["spec"]);
@@ -81,7 +92,6 @@ impl Live {
         live.compare_passwords(plan).await;
         let gets_password = live.gets_password(plan);
         let api = Api::all_with(live.client.clone(), &resource::<User>());
-        let mut restricted = BTreeMap::new();
         let user = |object: &DynamicObject| {
             let (name, labels, spec) = (object.name_any(), object.labels(), &object.data["spec"]);
             let (source, owned) = (source(object), owned(object));
@@ -89,14 +99,11 @@ impl Live {
             let user = ExistingUser { name: &name, labels, spec, source, owned: &owned, gets_password };
             consent.existing_user(&user);
             conflicts.existing_user(&user);
-            let is_planned = wanted.contains_key(&Key::User(name.clone()));
-            restricted.extend(Restricted::of(object, plan, is_planned).map(|user| (name.clone(), user)));
         };
         live.list(&api, "", Key::User, &wanted, user).await?;
-        live.restricted = restricted;
         live.findings = consent.finish();
         live.conflicts = conflicts.finish();
-        Ok(live)
+        Ok(())
     }
 
     /// Marks the existing Secrets as unchanged whose hash matches the plaintext password of the plan.
@@ -218,58 +225,6 @@ fn key_of(item: &Item) -> Key {
 
 fn key_of_secret(secret: &Secret) -> Key {
     Key::Secret(secret.namespace.clone(), secret.name.clone())
-}
-
-/// Returns the identity in the source from which the object was imported.
-fn source(object: &impl ResourceExt) -> Option<&str> {
-    object.annotations().get(SOURCE_ID_ANNOTATION).map(String::as_str)
-}
-
-fn created(object: &impl ResourceExt) -> Option<Timestamp> {
-    object.creation_timestamp().map(|time| time.0)
-}
-
-/// Returns the Users that were imported before from one of these identities in the source. Others are not kept, so that
-/// memory does not grow with the number of Users.
-pub(super) async fn known_users(client: &Client, sources: &HashSet<String>) -> Result<KnownUsers> {
-    let api: Api<DynamicObject> = Api::all_with(client.clone(), &resource::<User>());
-    let (mut known, mut params) = (KnownUsers::default(), ListParams::default().limit(PAGE));
-    loop {
-        let page = api.list(&params).await.context("Users can't be listed")?;
-        for object in &page.items {
-            if let Some(source) = source(object).filter(|source| sources.contains(*source)) {
-                let (name, user) = (object.name_any(), KnownUser::new(&object.name_any(), &object.data["spec"]));
-                known.add(source, &name, created(object), user);
-            }
-        }
-        match page.metadata.continue_.filter(|token| !token.is_empty()) {
-            Some(token) => params = params.continue_token(&token),
-            None => return Ok(known),
-        }
-    }
-}
-
-/// Returns the names of the Groups that were imported before, by their identities in the source.
-pub(super) async fn known_groups(client: &Client) -> Result<BTreeMap<String, String>> {
-    let api = Api::<Group>::all(client.clone());
-    let (mut known, mut params) = (KnownGroups::default(), ListParams::default().limit(PAGE));
-    loop {
-        let page = api.list_metadata(&params).await.context("Groups can't be listed")?;
-        for object in page.items {
-            if let Some(source) = source(&object) {
-                let name = object.name_any();
-                known.add(source, &name, created(&object), name.clone());
-            }
-        }
-        match page.metadata.continue_.filter(|token| !token.is_empty()) {
-            Some(token) => params = params.continue_token(&token),
-            None => return Ok(known.into_objects()),
-        }
-    }
-}
-
-fn resource<K: Resource<DynamicType = ()>>() -> ApiResource {
-    ApiResource::erase::<K>(&())
 }
 
 /// Whether a retry may succeed.

@@ -5,6 +5,8 @@ mod args;
 mod compare;
 mod diff;
 mod format;
+mod known;
+mod list;
 mod live;
 mod rejects;
 mod restricted;
@@ -21,7 +23,7 @@ use roster_import::draft::Input;
 use roster_import::rules::Rules;
 use roster_import::{Source, csv, read};
 
-pub(super) use live::PAGE;
+pub(super) use list::PAGE;
 
 use super::cluster;
 pub(super) use args::Args;
@@ -55,20 +57,14 @@ async fn import(args: &Args) -> Result<ExitCode> {
     Ok(if is_fine { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// Reads which objects of the cluster were imported before. Only groups and people with an identifier can have been imported
-/// under another name.
+/// Reads which objects of the cluster were imported before, and what they have that the import must not change. Only groups
+/// and people with an identifier can have been imported under another name.
 async fn read_known(input: &Input, options: &mut Options) -> Result<()> {
-    let sources = input.user_sources();
-    if input.has_identified_groups() || !sources.is_empty() {
-        let client = cluster::client("import").await?;
-        if input.has_identified_groups() {
-            options.known_groups = live::known_groups(&client).await?;
-        }
-        if !sources.is_empty() {
-            options.known_users = live::known_users(&client, &sources).await?;
-        }
+    let client = cluster::client("import").await?;
+    if input.has_identified_groups() || input.is_unclear() {
+        known::read_groups(&client, input, options).await?;
     }
-    Ok(())
+    known::read_users(&client, input, options).await
 }
 
 /// Reports what is imported in another way than the source says.
@@ -91,6 +87,12 @@ fn report_names(plan: &Plan, files: &Files) {
              Users, but a request to users/{name}/rename of directory.roster.dev can"
         );
         rejects::report_at(*place, files, &message);
+    }
+    for user in &plan.unlifted {
+        rejects::report_at(user.place, files, &user.to_string());
+    }
+    for group in &plan.kept {
+        rejects::report_at(group.place, files, &group.to_string());
     }
     for warning in &plan.warnings {
         rejects::report_at(warning.place, files, &format!("warning: {warning}"));

@@ -9,7 +9,7 @@ use roster_import::assemble::Plan;
 use roster_import::draft::Place;
 use serde_json::{Map, Value};
 
-use super::compare::extracted;
+use super::compare::{extracted, owned};
 use super::step::{Key, Step};
 
 /// An existing User that the source restricts further.
@@ -32,7 +32,7 @@ impl Restricted {
     pub(super) fn of(object: &DynamicObject, plan: &Plan, is_planned: bool) -> Option<Self> {
         let (name, source) = (object.name_any(), object.annotations().get(SOURCE_ID_ANNOTATION)?);
         let restriction = plan.restrictions.get(source, &name)?;
-        let fields = restriction.missing(&object.data["spec"])?;
+        let fields = restriction.missing(&object.data["spec"], &owned(object))?;
         let live = serde_json::to_value(object).ok()?;
         let mut applied = extracted(&live);
         // If the User is deleted meanwhile, it must not be created again.
@@ -64,24 +64,32 @@ impl Restricted {
     /// Says how the User is restricted. `verb` says whether these fields are written.
     pub(super) fn message(&self, verb: &str, fields: &Map<String, Value>) -> String {
         let Self { name, source, .. } = self;
-        format!("User {name} {verb} {}: the source restricts {source}", Effect(fields))
+        format!("User {name} {verb} {}: the source restricts {source}", Effect { fields, live: &self.live["spec"] })
     }
 }
 
-/// Fields of a restriction, for messages.
-struct Effect<'a>(&'a Map<String, Value>);
+/// Fields of a restriction, and the `spec` that they change, for messages.
+struct Effect<'a> {
+    fields: &'a Map<String, Value>,
+    live: &'a Value,
+}
 
 impl fmt::Display for Effect<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut parts = Vec::new();
-        parts.extend(self.0.get("state").and_then(Value::as_str).map(str::to_owned));
-        if let Some(validity) = self.0.get("validity") {
+        parts.extend(self.fields.get("state").and_then(Value::as_str).map(str::to_owned));
+        if let Some(validity) = self.fields.get("validity") {
             let end = |field: &str, word: &str| validity[field].as_str().map(|time| format!(" {word} {time}"));
             let ends = [end("notBefore", "from"), end("notAfter", "until")];
             parts.push(format!("valid{}", ends.into_iter().flatten().collect::<String>()));
         }
-        if self.0.contains_key("requirePasswordChange") {
+        if self.fields.contains_key("requirePasswordChange") {
             parts.push("required to change the password".to_owned());
+        }
+        if let Some(stays) = self.fields.get("groups").and_then(Value::as_array) {
+            let groups = self.live["groups"].as_array().into_iter().flatten();
+            let ended: Vec<&str> = groups.filter(|group| !stays.contains(group)).filter_map(Value::as_str).collect();
+            parts.push(format!("no longer in {}", ended.join(", ")));
         }
         f.write_str(&parts.join(" and "))
     }
@@ -135,6 +143,6 @@ mod tests {
         let validity = json!({"notBefore": "2030-01-01T00:00:00Z", "notAfter": "2031-01-01T00:00:00Z"});
         let validity = Map::from_iter([("validity".to_owned(), validity)]);
         let says = "valid from 2030-01-01T00:00:00Z until 2031-01-01T00:00:00Z";
-        assert_eq!(Effect(&validity).to_string(), says);
+        assert_eq!(Effect { fields: &validity, live: &Value::Null }.to_string(), says);
     }
 }

@@ -1,7 +1,9 @@
 //! Import and export with the real program, against a cluster with an operator.
 
 mod identity;
+mod memberships;
 
+use std::path::Path;
 use std::process::{Command, Output};
 use std::sync::OnceLock;
 
@@ -31,7 +33,10 @@ fn cluster() -> &'static Cluster {
 }
 
 fn roster(args: &[&str]) -> Output {
-    let kubeconfig = &cluster().plane.kubectl.kubeconfig;
+    roster_with(&cluster().plane.kubectl.kubeconfig, args)
+}
+
+fn roster_with(kubeconfig: &Path, args: &[&str]) -> Output {
     Command::new(binary()).args(args).current_dir(project_root()).env("KUBECONFIG", kubeconfig).output().unwrap()
 }
 

@@ -2,7 +2,7 @@
 
 use jiff::Timestamp;
 
-use super::parser::Record;
+use super::parser::{Fault, Record};
 use crate::draft::UserDraft;
 use crate::expiry::{self, ExpiryError, days, file_time, generalized_time, seconds};
 
@@ -11,6 +11,9 @@ const ACCOUNT_DISABLED: i64 = 2;
 
 /// Flag DONT_EXPIRE_PASSWORD of Active Directory's userAccountControl.
 const PASSWORD_NEVER_EXPIRES: i64 = 0x1_0000;
+
+/// Further attributes that are read.
+const OTHERS: [&str; 4] = ["useraccountcontrol", "pwdaccountlockedtime", "pwdlastset", "pwdstarttime"];
 
 /// Parser for the value of an attribute.
 type Read = fn(&str) -> Result<Option<Timestamp>, ExpiryError>;
@@ -39,12 +42,23 @@ const PASSWORD_CHANGE: [(&str, &str); 4] = [
     ("passwordexpirationtime", "19700101000000z"),
 ];
 
+/// Returns whether the line may have had an attribute that is read here.
+pub(super) fn reads(fault: &Fault) -> bool {
+    let ends = ENDS.iter().map(|(name, ..)| *name);
+    let values = DISABLING.iter().chain(&PASSWORD_CHANGE).map(|(name, _)| *name);
+    ends.chain(values).chain(OTHERS).any(|name| fault.may_be(&[name]))
+}
+
 /// Reads the state of the account, its expiry, and whether its password must be changed.
 pub(super) fn read(record: &Record, person: &mut UserDraft) {
     let control = match record.first("useraccountcontrol").map(str::parse::<i64>) {
         None => 0,
         Some(Ok(control)) => control,
-        Some(Err(_)) => return person.fault("userAccountControl", "must be a number"),
+        Some(Err(_)) => {
+            // The person is rejected, but other attributes may restrict the User.
+            person.fault("userAccountControl", "must be a number");
+            0
+        }
     };
     let has = |(name, value): &(&str, &str)| record.first(name).is_some_and(|text| text.eq_ignore_ascii_case(value));
     // OpenLDAP writes this time for accounts that an administrator locked permanently.

@@ -34,6 +34,8 @@ struct Member<'a> {
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum Verdict {
     Listed,
+    /// The group lists a username that several users of the file have.
+    Claimed,
     /// The file does not say who the members are.
     Unknown,
     NotListed,
@@ -43,7 +45,7 @@ enum Verdict {
 #[derive(Default)]
 pub(super) struct Listings {
     entries: Vec<Listing>,
-    groups: HashMap<SourceId, usize>,
+    groups: HashMap<SourceId, Vec<usize>>,
     /// Groups that list an entry by its DN.
     by_dn: HashMap<SourceId, Vec<usize>>,
     /// Groups that list each group by its DN.
@@ -80,12 +82,14 @@ impl Listings {
             }
             listing.gids = all("gidnumber").map(|gid| gid.value.clone()).collect();
             listings.has_members |= listing.has_members;
-            listings.groups.insert(id, index);
+            listings.groups.entry(id).or_default().push(index);
             listings.entries.push(listing);
         }
         listings.above = vec![Vec::new(); listings.entries.len()];
-        for (id, index) in &listings.groups {
-            listings.above[*index] = listings.by_dn.get(id).cloned().unwrap_or_default();
+        for (id, indexes) in &listings.groups {
+            for index in indexes {
+                listings.above[*index] = listings.by_dn.get(id).cloned().unwrap_or_default();
+            }
         }
         listings
     }
@@ -95,7 +99,7 @@ impl Listings {
         let group = input.groups[index].reference();
         report_missing("memberof", &group.name, &[record], input);
         let member = Member { id: group.id.clone(), record, name: &group.name, is_group: true };
-        for (line, dn) in self.parents(&member, entries, input) {
+        for (line, dn, _) in self.parents(&member, entries, input) {
             let parent = entries.group_or_add(&dn, line, input);
             input.groups[parent].nest(group.clone());
         }
@@ -111,15 +115,39 @@ impl Listings {
         input: &mut Input,
     ) {
         let name = input.users[index].login().to_owned();
-        report_missing("memberof", &name, &[record], input);
+        let is_missing = report_missing("memberof", &name, &[record], input);
+        let is_faulty = record.faults.iter().any(|fault| fault.may_be(&["memberof", "gidnumber"]));
+        if is_missing || is_faulty {
+            // Those that list their members decide.
+            let has_gid = |indexes: &[usize]| indexes.iter().any(|index| !self.entries[*index].gids.is_empty());
+            let groups = self.groups.iter();
+            let unclear = groups.filter(|(_, indexes)| self.is_open(indexes) || is_faulty && has_gid(indexes));
+            let unclear = unclear.map(|(id, _)| id.clone());
+            let known = &mut input.users[index].unclear;
+            known.groups.extend(unclear);
+            known.others = true;
+        }
         let member = Member { id: reference(dn).id, record, name: &name, is_group: false };
         let parents = self.parents(&member, entries, input);
-        let parents: HashSet<SourceId> = parents.iter().map(|(_, dn)| reference(dn).id).collect();
-        input.users[index].groups.retain(|group| parents.contains(&group.id));
+        let person = &mut input.users[index];
+        person.groups.clear();
+        for (_, dn, is_claimed) in parents {
+            if is_claimed {
+                person.claimed.push((reference(&dn), name.clone()));
+            } else {
+                person.join(reference(&dn));
+            }
+        }
     }
 
-    /// Returns the groups in `memberOf` of an entry that may have it as a member, and reports the others.
-    fn parents(&mut self, member: &Member, entries: &Entries, input: &mut Input) -> Vec<(usize, Dn)> {
+    /// Returns whether the file does not say who all members of a group are.
+    fn is_open(&self, indexes: &[usize]) -> bool {
+        !self.has_members || indexes.iter().any(|index| self.entries[*index].is_partial)
+    }
+
+    /// Returns the groups in `memberOf` of an entry that may have it as a member, and whether this depends on the owner of its
+    /// username. Reports the others.
+    fn parents(&mut self, member: &Member, entries: &Entries, input: &mut Input) -> Vec<(usize, Dn, bool)> {
         let mut parents = Vec::new();
         // Computed only once, because a group can have many values.
         let mut listed_by = None;
@@ -132,8 +160,9 @@ impl Listings {
                 }
             };
             let group = reference(&dn).id;
-            match self.verdict(&group, member, entries, &mut listed_by) {
-                Verdict::Listed => {}
+            let verdict = self.verdict(&group, member, entries, &mut listed_by);
+            match verdict {
+                Verdict::Listed | Verdict::Claimed => {}
                 Verdict::Unknown => {
                     self.first.get_or_insert_with(|| (attribute.line, attribute.value.clone()));
                     self.unknown.insert(group);
@@ -148,7 +177,7 @@ impl Listings {
                     continue;
                 }
             }
-            parents.push((attribute.line, dn));
+            parents.push((attribute.line, dn, verdict == Verdict::Claimed));
         }
         parents
     }
@@ -159,28 +188,41 @@ impl Listings {
         group: &SourceId,
         member: &Member,
         entries: &Entries,
-        listed_by: &mut Option<HashSet<usize>>,
+        listed_by: &mut Option<[HashSet<usize>; 2]>,
     ) -> Verdict {
-        let Some(index) = self.groups.get(group) else { return Verdict::Unknown };
-        let listing = &self.entries[*index];
-        if !self.has_members || listing.is_partial {
+        let Some(indexes) = self.groups.get(group) else { return Verdict::Unknown };
+        if self.is_open(indexes) {
             return Verdict::Unknown;
         }
         let gid = member.record.first("gidnumber").filter(|_| !member.is_group);
-        if gid.is_some_and(|gid| listing.gids.iter().any(|known| known == gid)) {
+        let mut gids = indexes.iter().flat_map(|index| &self.entries[*index].gids);
+        if gid.is_some_and(|gid| gids.any(|known| known == gid)) {
             return Verdict::Listed;
         }
-        let listed_by = listed_by.get_or_insert_with(|| self.listed_by(member, entries));
-        if listed_by.contains(index) { Verdict::Listed } else { Verdict::NotListed }
+        let [certain, by_name] = listed_by.get_or_insert_with(|| self.listed_by(member, entries));
+        let is_in = |listed: &HashSet<usize>| indexes.iter().any(|index| listed.contains(index));
+        match () {
+            () if is_in(certain) => Verdict::Listed,
+            () if is_in(by_name) => Verdict::Claimed,
+            () => Verdict::NotListed,
+        }
     }
 
     /// Returns the groups that list the entry, or list a group that does, and so on: some servers also write the groups above
-    /// those of an entry to `memberOf`.
-    fn listed_by(&self, member: &Member, entries: &Entries) -> HashSet<usize> {
-        let is_named = !member.is_group && entries.is_unique(member.name);
-        let by_name = is_named.then(|| self.by_username.get(&member.name.to_lowercase())).flatten();
-        let by_dn = self.by_dn.get(&member.id);
-        let mut open: Vec<usize> = by_name.into_iter().chain(by_dn).flatten().copied().collect();
+    /// those of an entry to `memberOf`. The second set contains those that list a username which other users have as well.
+    fn listed_by(&self, member: &Member, entries: &Entries) -> [HashSet<usize>; 2] {
+        let by_name = self.by_username.get(&member.name.to_lowercase()).filter(|_| !member.is_group);
+        let by_name: Vec<usize> = by_name.into_iter().flatten().copied().collect();
+        let by_dn = self.by_dn.get(&member.id).into_iter().flatten().copied().collect();
+        if entries.is_unique(member.name) {
+            [self.with_above([by_dn, by_name].concat()), HashSet::new()]
+        } else {
+            [self.with_above(by_dn), self.with_above(by_name)]
+        }
+    }
+
+    /// Adds the groups above these.
+    fn with_above(&self, mut open: Vec<usize>) -> HashSet<usize> {
         let mut seen: HashSet<usize> = open.iter().copied().collect();
         while let Some(next) = open.pop() {
             open.extend(self.above[next].iter().copied().filter(|above| seen.insert(*above)));

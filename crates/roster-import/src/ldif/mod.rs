@@ -6,21 +6,51 @@ mod listings;
 mod members;
 mod parser;
 
-use super::draft::{GroupDraft, Input, Place, UserDraft};
+use std::collections::{HashMap, HashSet};
+
+use super::draft::{GroupDraft, Input, Place, Rejected, UserDraft};
+use super::membership::make_unclear;
 use dn::Dn;
 use listings::Listings;
 use members::{Entries, read_groups, reference};
 use parser::Record;
 
 const PEOPLE: &[&str] = &["inetorgperson", "organizationalperson", "person", "posixaccount", "account", "user"];
+/// Attributes that are read, apart from those of an account's state.
+const USED: &[&str] = &[
+    "dn",
+    "objectclass",
+    "entryuuid",
+    "objectguid",
+    "ipauniqueid",
+    "nsuniqueid",
+    "uid",
+    "samaccountname",
+    "cn",
+    "mail",
+    "givenname",
+    "sn",
+    "mobile",
+    "preferredlanguage",
+    "loginshell",
+    "displayname",
+    "description",
+    "userpassword",
+    "memberof",
+    "gidnumber",
+    "member",
+    "uniquemember",
+    "memberuid",
+];
 const GROUPS: &[&str] = &["groupofnames", "groupofuniquenames", "groupofmembers", "posixgroup", "group"];
 
 /// Reads LDIF. Skips entries that are neither users nor groups.
 pub(super) fn read(bytes: &[u8]) -> Input {
     let mut input = Input::default();
-    let (records, faults) = parser::parse(bytes);
-    for fault in faults {
-        input.reject(Place::line(fault.line), fault.error.to_string());
+    let mut records = parser::parse(bytes);
+    for record in &mut records {
+        // A photo that can't be read, for example, does not matter.
+        record.faults.retain(|fault| fault.may_be(USED) || account::reads(fault));
     }
     let mut entries = Entries::default();
     // Records of each group, by its index in `input`.
@@ -30,18 +60,26 @@ pub(super) fn read(bytes: &[u8]) -> Input {
         // An entry of both kinds is a person: people may be able to add the class of a group to their own entries, and would
         // no longer be restricted.
         if is_one_of(record, PEOPLE) {
-            if let Some(dn) = read_dn(record, &mut input)
-                && let Some(index) = user_draft(&dn, record, &mut entries, &mut input)
-            {
-                people.push((index, dn, record));
+            if let Some(dn) = read_dn(record, &mut input) {
+                people.push((user_draft(&dn, record, &mut entries, &mut input), dn, record));
             }
-        } else if is_one_of(record, GROUPS) {
+            continue;
+        }
+        for fault in &record.faults {
+            input.reject(Place::line(fault.line), fault.error.to_string());
+        }
+        if is_one_of(record, GROUPS) {
             let index = input.groups.len();
-            if read_dn(record, &mut input).is_some_and(|dn| group(&dn, record, &mut entries, &mut input)) {
-                groups.push((index, vec![record]));
+            match read_dn(record, &mut input) {
+                Some(dn) if group(&dn, record, &mut entries, &mut input) => groups.push((index, vec![record])),
+                Some(_) => {}
+                None => input.unclear.others = true,
             }
         } else if record.attributes.iter().any(|attribute| attribute.range.is_some()) {
             more.push(record);
+        } else if record.faults.iter().any(|fault| fault.may_be(&["objectclass"])) {
+            // It may be a group.
+            input.unclear.others = true;
         }
     }
     for record in more {
@@ -49,7 +87,13 @@ pub(super) fn read(bytes: &[u8]) -> Input {
         let index = read_dn(record, &mut input).and_then(|dn| entries.group(&dn));
         let known = groups.iter_mut().find(|(group, _)| Some(*group) == index);
         match known {
-            Some((_, records)) => records.push(record),
+            Some((group, records)) => {
+                if !record.faults.is_empty() {
+                    let id = input.groups[*group].id.clone();
+                    input.unclear.groups.insert(id);
+                }
+                records.push(record);
+            }
             None => input.reject(
                 Place::line(record.line),
                 "dn: is not a group in this file, but the entry has further values of a group",
@@ -64,17 +108,51 @@ pub(super) fn read(bytes: &[u8]) -> Input {
     for (index, records) in &groups {
         entries.read_members(*index, records, &mut input);
     }
-    for (index, records) in groups {
-        listings.read_parents(index, records[0], &mut entries, &mut input);
+    for (index, records) in &groups {
+        listings.read_parents(*index, records[0], &mut entries, &mut input);
     }
+    let records = groups.iter().map(|(index, records)| (*index, records[0])).collect();
+    reject_ambiguous(&entries, &records, &mut input);
     listings.warn(&mut input);
     input
 }
 
+/// Rejects users and groups whose DNs are equal although they are different entries, and makes memberships by this DN
+/// unclear. `records` contains the records of groups by their index.
+fn reject_ambiguous(entries: &Entries, records: &HashMap<usize, &Record>, input: &mut Input) {
+    let content = |index: &usize| records.get(index).map(|record| record.content());
+    let mut shared = HashSet::new();
+    for (dn, users, groups) in entries.ambiguous(input, |one, other| content(&one) == content(&other)) {
+        let reason = format!(
+            "{dn} is the DN of several different entries, and all of them are rejected: rename all but one, or import only one part \
+             of the directory. Until then, no membership by this DN changes"
+        );
+        for user in users {
+            let person = &mut input.users[*user];
+            person.fault("dn", reason.clone());
+            let joined = std::mem::take(&mut person.groups).into_iter().map(|group| group.id);
+            person.unclear.groups.extend(joined);
+        }
+        for group in groups {
+            let GroupDraft { place, name, id, .. } = &input.groups[*group];
+            shared.insert(id.clone());
+            let (place, who, field) = (*place, name.clone(), "dn".to_owned());
+            input.rejected.push(Rejected { place, who, field, reason: reason.clone() });
+        }
+    }
+    input.groups.retain(|group| !shared.contains(&group.id));
+    make_unclear(input, &shared);
+}
+
 fn is_one_of(record: &Record, classes: &[&str]) -> bool {
-    // In Active Directory, computers have the object class `user` too.
     let is = |name: &str| record.all("objectclass").any(|class| class.value.eq_ignore_ascii_case(name));
-    classes.iter().any(|class| is(class)) && !is("computer")
+    classes.iter().any(|class| is(class)) && !is_computer(record, is)
+}
+
+/// Returns whether the entry is a computer of Active Directory, which has the object class `user` too. The class alone does not
+/// count: people may be able to add it to their own entries, and would no longer be restricted.
+fn is_computer(record: &Record, is: impl Fn(&str) -> bool) -> bool {
+    is("computer") && record.first("samaccountname").is_some_and(|name| name.ends_with('$'))
 }
 
 /// Reads the DN of an entry, which identifies it.
@@ -110,14 +188,16 @@ fn identifier(dn: &Dn, record: &Record) -> String {
 }
 
 /// Adds a user. Returns its index.
-fn user_draft(dn: &Dn, record: &Record, entries: &mut Entries, input: &mut Input) -> Option<usize> {
+fn user_draft(dn: &Dn, record: &Record, entries: &mut Entries, input: &mut Input) -> usize {
     let place = Place::line(record.line);
-    let username = ["uid", "samaccountname", "cn"].iter().find_map(|name| record.first(name));
-    let Some(username) = username else {
-        input.reject(place, "uid: is required, because it becomes the username");
-        return None;
-    };
+    let username = ["uid", "samaccountname", "cn"].iter().find_map(|name| record.first(name)).unwrap_or_default();
     let mut person = UserDraft::new(place, username);
+    if username.is_empty() {
+        person.fault("uid", "is required, because it becomes the username");
+    }
+    for fault in &record.faults {
+        person.fault(&format!("line {}", fault.line), fault.error.to_string());
+    }
     person.identify("ldap", &identifier(dn, record));
     for mail in record.all("mail") {
         person.add_email(&mail.value);
@@ -141,10 +221,10 @@ fn user_draft(dn: &Dn, record: &Record, entries: &mut Entries, input: &mut Input
     let index = input.users.len();
     entries.add_user(dn, username, record, index);
     input.add_user(person);
-    Some(index)
+    index
 }
 
-/// Adds a group. Returns whether to read its members, which is `false` for a duplicate entry with the same DN.
+/// Adds a group. Returns `false` if it has no name.
 fn group(dn: &Dn, record: &Record, entries: &mut Entries, input: &mut Input) -> bool {
     let place = Place::line(record.line);
     let name = record.first("cn").unwrap_or(dn.name());
@@ -153,15 +233,19 @@ fn group(dn: &Dn, record: &Record, entries: &mut Entries, input: &mut Input) -> 
         return false;
     }
     let mut group = GroupDraft::new(place, reference(dn).id, name);
+    if record.faults.iter().any(|fault| fault.may_be(&["member", "uniquemember", "memberuid", "gidnumber"])) {
+        input.unclear.groups.insert(group.id.clone());
+    }
     group.set("description", record.first("description").unwrap_or_default());
-    let is_first = entries.add_group(dn, record, input.groups.len());
+    entries.add_group(dn, record, input.groups.len());
     input.groups.push(group);
-    is_first
+    true
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
     use serde_json::{Value, json};
 
     const FIXTURE: &str = include_str!("../../../../examples/import/people.ldif");
@@ -196,7 +280,7 @@ mod tests {
     #[test]
     fn active_directory_is_supported() {
         let text = "dn: CN=Ada,DC=example\nobjectClass: top\nobjectClass: user\nsAMAccountName: ada\nuserAccountControl: 514\n\
-                    memberOf: CN=Domain Admins,DC=example\n\ndn: CN=PC,DC=example\nobjectClass: user\nobjectClass: computer\ncn: PC\n";
+                    memberOf: CN=Domain Admins,DC=example\n\ndn: CN=PC,DC=example\nobjectClass: user\nobjectClass: computer\nsAMAccountName: PC$\n";
         let input = read(text.as_bytes());
         assert_eq!(input.users.len(), 1);
         assert_eq!(input.users[0].spec["state"], "Disabled");
@@ -231,7 +315,7 @@ mod tests {
         assert_eq!(eve(&[ada, &group("memberUid: ada\nmemberUid: eve\n")]), (admins.clone(), 0, 0));
         // Another user with this name in another subtree.
         let twin = "dn: uid=eve,ou=a,dc=x\nobjectClass: person\nuid: eve\n";
-        assert_eq!(eve(&[twin, &group("memberUid: eve\n")]), (none, 2, 0));
+        assert_eq!(eve(&[twin, &group("memberUid: eve\n")]), (none, 1, 0));
         // Not in the file, no members in the file, or only some of them.
         assert_eq!(eve(&[ada]), (admins.clone(), 0, 1));
         assert_eq!(eve(&[ada, &group("")]), (admins.clone(), 0, 1));
@@ -264,6 +348,67 @@ mod tests {
             assert_eq!((input.users.len(), input.groups.len()), (1, 0));
             assert_eq!(input.users[0].spec["state"], "Disabled");
         }
+    }
+
+    #[test]
+    fn a_range_may_end_at_the_largest_number() {
+        let most = u64::MAX;
+        let input = read(format!("{EVE}memberOf;range=0-{most}: cn=admins,dc=x\n").as_bytes());
+        assert_eq!((input.users.len(), input.rejected.len()), (1, 1));
+    }
+
+    proptest! {
+        #[test]
+        fn arbitrary_records_do_not_panic(
+            lines in prop::collection::vec(
+                (
+                    "(dn|objectClass|uid|cn|member|memberUid|memberOf|gidNumber|userAccountControl)",
+                    "(;range=[0-9]{1,20}-([0-9]{1,20}|\\*))?",
+                    "::? ?(person|group|[a-z]|uid=[a-c],dc=x|[0-9]{1,20}|\\PC{0,9})",
+                ),
+                0..24,
+            ),
+        ) {
+            let lines: Vec<String> = lines.iter().map(|(name, option, value)| format!("{name}{option}{value}")).collect();
+            for separator in ["\n", "\n\n"] {
+                read(format!("dn: uid=a,dc=x\nobjectClass: person\nuid: a\n{}", lines.join(separator)).as_bytes());
+            }
+        }
+    }
+
+    /// People may be able to write other attributes of their own entries.
+    #[test]
+    fn an_entry_that_cannot_be_imported_restricts_its_user() {
+        for lines in
+            ["userAccountControl: x\n", "objectClass: computer\n", "objectClass: computer\nsAMAccountName: eve\n"]
+        {
+            let input = read(format!("{EVE}{lines}nsAccountLock: TRUE\n").as_bytes());
+            assert_eq!(input.users.len(), 1, "{lines}");
+            assert_eq!(input.users[0].spec["state"], "Disabled", "{lines}");
+        }
+        for name in ["uid", "cn", "x"] {
+            let text = format!("dn: ou=eve,dc=x\nobjectClass: person\n{name}:\nentryUUID: 1\nnsAccountLock: TRUE\n");
+            let input = read(text.as_bytes());
+            let person = &input.users[0];
+            assert_eq!(
+                (person.source.as_deref(), &person.spec["state"]),
+                (Some("ldap:entryUUID=1"), &json!("Disabled"))
+            );
+            assert_eq!(person.faults[0].field, "uid");
+        }
+    }
+
+    #[test]
+    fn an_attribute_that_is_not_used_may_be_unreadable() {
+        let input = read(format!("{EVE}jpegPhoto:< file:///x\n").as_bytes());
+        assert_eq!((&input.users[0].faults[..], &input.rejected[..]), (&[][..], &[][..]));
+        let group = "dn: cn=admins,dc=x\nobjectClass: group\ncn: admins\nmember: uid=eve,dc=x\n";
+        for (line, is_unclear) in [("jpegPhoto:: !\n", false), ("member:: !\n", true), ("nonsense\n", true)] {
+            let input = read(format!("{EVE}\n{group}{line}").as_bytes());
+            assert_eq!(input.users[0].group_names(), ["admins"], "{line}");
+            assert_eq!((input.is_unclear(), !input.rejected.is_empty()), (is_unclear, is_unclear), "{line}");
+        }
+        assert!(read(format!("{EVE}\ndn: cn=admins,dc=x\nobjectClass:: !\n").as_bytes()).is_unclear());
     }
 
     #[test]

@@ -13,6 +13,8 @@ pub(super) struct Record {
     pub line: usize,
     /// Attributes in the order of the file.
     pub attributes: Vec<Attribute>,
+    /// Lines that can't be read.
+    pub faults: Vec<Fault>,
 }
 
 /// One value of an attribute.
@@ -53,6 +55,16 @@ pub(super) struct Fault {
     pub error: SyntaxError,
 }
 
+impl Fault {
+    /// Returns whether the line may have had one of these attributes.
+    pub(super) fn may_be(&self, names: &[&str]) -> bool {
+        match &self.error {
+            SyntaxError::NoAttribute => true,
+            SyntaxError::NotBase64(name) | SyntaxError::Url(name) => names.contains(&name.as_str()),
+        }
+    }
+}
+
 #[derive(Debug, Eq, PartialEq, thiserror::Error)]
 pub(super) enum SyntaxError {
     #[error("must be the name of an attribute, a colon and a value")]
@@ -64,6 +76,12 @@ pub(super) enum SyntaxError {
 }
 
 impl Record {
+    /// Returns the attributes without their position.
+    pub(super) fn content(&self) -> Vec<(&str, &str, Option<Range>)> {
+        let attributes = self.attributes.iter();
+        attributes.map(|attribute| (&*attribute.name, &*attribute.value, attribute.range)).collect()
+    }
+
     /// Returns the first non-empty value of an attribute.
     pub(super) fn first(&self, name: &str) -> Option<&str> {
         let mut found =
@@ -77,33 +95,30 @@ impl Record {
     }
 }
 
-/// Parses all records. Skips records with a malformed line.
-pub(super) fn parse(bytes: &[u8]) -> (Vec<Record>, Vec<Fault>) {
-    let (mut records, mut faults) = (Vec::new(), Vec::new());
-    let (mut record, mut broken) = (Record::default(), false);
+/// Parses all records.
+pub(super) fn parse(bytes: &[u8]) -> Vec<Record> {
+    let (mut records, mut record) = (Vec::new(), Record::default());
     for (line, text) in unfold(bytes).into_iter().chain([(0, Vec::new())]) {
+        let is_empty = record.attributes.is_empty() && record.faults.is_empty();
         if text.is_empty() {
-            if !record.attributes.is_empty() && !broken {
+            if !is_empty {
                 records.push(std::mem::take(&mut record));
             }
-            (record, broken) = (Record::default(), false);
             continue;
         }
-        match attribute(line, &text) {
-            Ok(attribute) if attribute.name == "version" && record.attributes.is_empty() => {}
-            Ok(attribute) => {
-                if record.attributes.is_empty() {
-                    record.line = line;
-                }
-                record.attributes.push(attribute);
-            }
-            Err(error) => {
-                faults.push(Fault { line, error });
-                broken = true;
-            }
+        let parsed = attribute(line, &text);
+        if is_empty && parsed.as_ref().is_ok_and(|attribute| attribute.name == "version") {
+            continue;
+        }
+        if is_empty {
+            record.line = line;
+        }
+        match parsed {
+            Ok(attribute) => record.attributes.push(attribute),
+            Err(error) => record.faults.push(Fault { line, error }),
         }
     }
-    (records, faults)
+    records
 }
 
 /// Returns logical lines with their line numbers: joins continuation lines, which begin with a space, and skips comments.
@@ -162,8 +177,8 @@ mod tests {
     use proptest::prelude::*;
 
     fn values(text: &str) -> Vec<(usize, String, String)> {
-        let (records, faults) = parse(text.as_bytes());
-        assert_eq!(faults, []);
+        let records = parse(text.as_bytes());
+        assert!(records.iter().all(|record| record.faults.is_empty()));
         let attributes = records.into_iter().flat_map(|record| record.attributes);
         attributes.map(|attribute| (attribute.line, attribute.name, attribute.value)).collect()
     }
@@ -177,20 +192,22 @@ mod tests {
 
     #[test]
     fn ranges_are_read() {
-        let (records, faults) =
-            parse(b"dn: a\nmember;range=0-1499: x\nmember;binary;Range=1500-*: y\nmember;range=x: z\n");
-        assert_eq!(faults, []);
+        let records = parse(b"dn: a\nmember;range=0-1499: x\nmember;binary;Range=1500-*: y\nmember;range=x: z\n");
+        assert_eq!(records[0].faults, []);
         let ranges: Vec<_> = records[0].all("member").map(|attribute| attribute.range).collect();
         let [first, last] = [Range { first: 0, last: Some(1499) }, Range { first: 1500, last: None }];
         assert_eq!(ranges, [Some(first), Some(last), None]);
     }
 
     #[test]
-    fn a_record_with_a_malformed_line_is_skipped() {
-        let (records, faults) =
-            parse(b"dn: a\nnonsense\n\ndn: b\nx:: !!\n\ndn: c\ny:< file:///etc/passwd\n\n\ndn: d\n");
-        assert_eq!(records.iter().map(|record| record.first("dn").unwrap()).collect::<Vec<_>>(), ["d"]);
-        assert_eq!(faults.iter().map(|fault| fault.line).collect::<Vec<_>>(), [2, 5, 8]);
+    fn malformed_lines_are_reported_with_their_record() {
+        let records = parse(b"dn: a\nnonsense\n\ndn: b\nx:: !!\n\ndn: c\ny:< file:///etc/passwd\n\n\ndn: d\n");
+        assert_eq!(records.iter().map(|record| record.first("dn").unwrap()).collect::<Vec<_>>(), ["a", "b", "c", "d"]);
+        let lines: Vec<Vec<usize>> =
+            records.iter().map(|record| record.faults.iter().map(|fault| fault.line).collect()).collect();
+        assert_eq!(lines, [vec![2], vec![5], vec![8], vec![]]);
+        assert!(records[1].faults[0].may_be(&["x"]) && !records[1].faults[0].may_be(&["y"]));
+        assert!(records[0].faults[0].may_be(&["y"]));
     }
 
     proptest! {
@@ -205,8 +222,8 @@ mod tests {
             for value in &values {
                 crate::write::ldif::attribute(&mut text, "description", value).unwrap();
             }
-            let (records, faults) = parse(&text);
-            prop_assert_eq!(faults, []);
+            let records = parse(&text);
+            prop_assert_eq!(&records[0].faults, &[]);
             let read: Vec<&str> = records[0].attributes.iter().map(|attribute| attribute.value.as_str()).collect();
             prop_assert_eq!(read, values);
         }

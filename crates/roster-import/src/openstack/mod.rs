@@ -30,6 +30,7 @@ pub(super) fn read(bytes: &[u8]) -> Input {
     } else {
         sql::read(bytes, &mut input)
     };
+    let is_complete = input.rejected.is_empty();
     let mut take = |name: &str| tables.remove(name).unwrap_or_default();
     // The API uses the plural names, the database the singular ones.
     let users = [take("users"), take("user")].concat_rows();
@@ -44,14 +45,22 @@ pub(super) fn read(bytes: &[u8]) -> Input {
     let memberships = [take("user_group_membership"), take("memberships")].concat_rows();
     let memberships = groups.memberships(memberships, &mut input);
     for row in users {
-        match user_draft(&row, &accounts) {
-            Some(mut person) => {
-                memberships.get(&row.text("id")).into_iter().flatten().for_each(|group| person.join(group.clone()));
-                groups.join_inline(&row, &mut person, &mut input);
-                input.add_user(person);
+        let mut person = user_draft(&row, &accounts);
+        if person.source.is_some() || !person.login().is_empty() {
+            for membership in memberships.get(&row.text("id")).into_iter().flatten() {
+                match membership {
+                    Ok(group) => person.join(group.clone()),
+                    Err(id) => drop(person.unclear.groups.insert(id.clone())),
+                }
             }
-            None => input.reject(row.place, "name: is missing"),
+            groups.join_inline(&row, &mut person, &mut input);
+            input.add_user(person);
+        } else {
+            input.reject(row.place, "name: is missing");
         }
+    }
+    if !is_complete {
+        input.lose_members();
     }
     input
 }
@@ -120,14 +129,18 @@ impl Groups {
         groups
     }
 
-    /// Returns the groups of each user, by the user's ID.
-    fn memberships(&self, rows: Vec<Row>, input: &mut Input) -> HashMap<String, Vec<GroupRef>> {
-        let mut memberships: HashMap<String, Vec<GroupRef>> = HashMap::new();
+    /// Returns the groups of each user, by the user's ID, or their identities if they are not in this file.
+    fn memberships(&self, rows: Vec<Row>, input: &mut Input) -> HashMap<String, Vec<Result<GroupRef, SourceId>>> {
+        let mut memberships: HashMap<String, Vec<Result<GroupRef, SourceId>>> = HashMap::new();
         for row in rows {
             let id = row.text("group_id");
-            match self.by_id.get(&id) {
-                Some(group) => memberships.entry(row.text("user_id")).or_default().push(group.clone()),
-                None => input.reject(row.place, format!("group_id: {id} is not the ID of a group in this file")),
+            let of_user = memberships.entry(row.text("user_id")).or_default();
+            if let Some(group) = self.by_id.get(&id) {
+                of_user.push(Ok(group.clone()));
+            } else {
+                // It may have been imported from another file.
+                of_user.push(Err(SourceId::new("keystone", &id)));
+                input.reject(row.place, format!("group_id: {id} is not the ID of a group in this file"));
             }
         }
         memberships
@@ -139,17 +152,15 @@ impl Groups {
         for group in row.fields.get("groups").and_then(Value::as_array).into_iter().flatten() {
             let text = group.as_str().or(group["id"].as_str()).or(group["name"].as_str()).unwrap_or_default();
             let id = self.ids.get(&(domain.clone(), text.to_owned())).map_or(text, String::as_str);
-            match self.by_id.get(id) {
-                Some(group) => person.join(group.clone()),
-                None => input.rejected.push(Rejected {
-                    place: row.place,
-                    who: person.login().to_owned(),
-                    field: "groups".to_owned(),
-                    reason: format!(
-                        "{text:?} is neither the ID of a group in this file nor the name of one in the user's domain"
-                    ),
-                }),
+            if let Some(group) = self.by_id.get(id) {
+                person.join(group.clone());
+                continue;
             }
+            person.unclear.groups.insert(SourceId::new("keystone", text));
+            let reason =
+                format!("{text:?} is neither the ID of a group in this file nor the name of one in the user's domain");
+            let (place, who) = (row.place, person.login().to_owned());
+            input.rejected.push(Rejected { place, who, field: "groups".to_owned(), reason });
         }
     }
 }
@@ -158,14 +169,17 @@ fn set_domain(spec: &mut Map<String, Value>, domain: &str) {
     super::draft::set(spec, "domain", domain.into());
 }
 
-/// Reads a user. Returns `None` if the user has no name.
-fn user_draft(row: &Row, accounts: &Accounts) -> Option<UserDraft> {
+/// Reads a user.
+fn user_draft(row: &Row, accounts: &Accounts) -> UserDraft {
     let id = row.text("id");
     let (local, nonlocal, federated) =
         (accounts.local.get(&id), accounts.nonlocal.get(&id), accounts.federated.get(&id));
     let of = |account: Option<&Row>, column: &str| account.map(|row| row.text(column)).filter(|text| !text.is_empty());
     let name = of(Some(row), "name").or(of(local, "name")).or(of(nonlocal, "name")).or(of(federated, "display_name"));
-    let mut person = UserDraft::new(row.place, &name?);
+    let mut person = UserDraft::new(row.place, name.as_deref().unwrap_or_default());
+    if name.is_none() {
+        person.fault("name", "is missing");
+    }
     person.identify("keystone", &id);
     let domain = of(Some(row), "domain_id").or(of(local, "domain_id")).or(of(nonlocal, "domain_id"));
     set_domain(&mut person.spec, &domain.unwrap_or_default());
@@ -191,7 +205,7 @@ fn user_draft(row: &Row, accounts: &Accounts) -> Option<UserDraft> {
     let hash = of(password, "password_hash").or(of(password, "password"));
     let hash = hash.or(of(Some(row), "password_hash")).or(of(Some(row), "password"));
     super::text::take_password(&mut person, &hash.unwrap_or_default());
-    Some(person)
+    person
 }
 
 #[cfg(test)]
@@ -235,9 +249,13 @@ mod tests {
 
     #[test]
     fn api_responses_are_read() {
-        let input = read(b"{\"links\": {}, \"users\": [{\"id\": \"1\", \"name\": \"ada\", \"enabled\": true, \"email\": \"a@example.com\"}, {\"id\": \"2\"}]}");
+        let input = read(b"{\"links\": {}, \"users\": [{\"id\": \"1\", \"name\": \"ada\", \"enabled\": true, \"email\": \"a@example.com\"}, {\"id\": \"2\", \"enabled\": false}, {\"enabled\": false}]}");
         assert_eq!(input.users[0].spec["email"], "a@example.com");
-        assert_eq!(input.rejected[0].reason, "name: is missing");
+        assert_eq!((input.rejected.len(), input.rejected[0].reason.as_str()), (1, "name: is missing"));
+        // The User that was imported before is restricted.
+        let unnamed = &input.users[1];
+        assert_eq!((unnamed.source.as_deref(), &unnamed.spec["state"]), (Some("keystone:2"), &json!("Disabled")));
+        assert_eq!(unnamed.faults[0].reason, "is missing");
     }
 
     #[test]

@@ -1,0 +1,59 @@
+//! What exists in the cluster and an import must not take away.
+
+use std::collections::HashMap;
+
+use serde_json::{Map, Value};
+
+use super::membership::names;
+use super::restriction::foreign;
+
+/// What existing Users and Groups have that the import must not take away, by the name of the object.
+#[derive(Clone, Debug, Default)]
+pub struct Current {
+    /// Names in `spec.groups`.
+    users: HashMap<String, Vec<String>>,
+    /// Names in `spec.memberGroups`.
+    groups: HashMap<String, Vec<String>>,
+    /// Fields of `spec` that restrict a User and that no import has set.
+    restrictions: HashMap<String, Map<String, Value>>,
+}
+
+impl Current {
+    /// Adds an existing User.
+    pub fn add_user(&mut self, name: &str, spec: &Value) {
+        add(&mut self.users, name, &spec["groups"]);
+    }
+
+    /// Adds an existing Group.
+    pub fn add_group(&mut self, name: &str, spec: &Value) {
+        add(&mut self.groups, name, &spec["memberGroups"]);
+    }
+
+    /// Adds the restrictions of an existing User. `owned` contains the fields that imports applied, in the notation of
+    /// `managedFields`.
+    pub fn add_restrictions(&mut self, name: &str, spec: &Value, owned: &Value) {
+        let fields = foreign(spec, owned);
+        if !fields.is_empty() {
+            self.restrictions.insert(name.to_owned(), fields);
+        }
+    }
+
+    pub(super) fn restrictions(&self, name: &str) -> Option<&Map<String, Value>> {
+        self.restrictions.get(name)
+    }
+
+    pub(super) fn of_user(&self, name: &str) -> &[String] {
+        self.users.get(name).map(Vec::as_slice).unwrap_or_default()
+    }
+
+    pub(super) fn of_group(&self, name: &str) -> &[String] {
+        self.groups.get(name).map(Vec::as_slice).unwrap_or_default()
+    }
+}
+
+fn add(all: &mut HashMap<String, Vec<String>>, name: &str, list: &Value) {
+    let names: Vec<String> = names(list).map(str::to_owned).collect();
+    if !names.is_empty() {
+        all.insert(name.to_owned(), names);
+    }
+}

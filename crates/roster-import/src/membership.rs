@@ -1,0 +1,130 @@
+//! What a source says about memberships: yes, no, or that it is unclear.
+//!
+//! Someone may be able to make a membership unclear: by a second entry with the name of a member, or a second group with
+//! the same GID. If this counted as no, they could strip others of their roles. If it counted as yes, they could become
+//! members. So an import neither grants nor removes a membership that is unclear. A User that has it keeps it.
+//!
+//! The reverse holds as well: a membership that the source clearly ended is removed, even if the rest of the entry is
+//! rejected.
+
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::sync::Arc;
+
+use roster_credentials::claim::fold;
+use serde_json::Value;
+
+use super::draft::{GroupRef, Input, Place, SourceId, Unclear, UserDraft};
+use super::known::KnownUsers;
+
+/// Maximum number of Users that a message names.
+const MAX_NAMED: usize = 3;
+
+/// Memberships of a person or group that an import must not remove, by the names of Groups.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Memberships {
+    /// Groups that the source names, and those that it leaves unclear.
+    groups: BTreeSet<String>,
+    /// Names of the Groups that the file describes, if the membership in any other Group is unclear.
+    described: Option<Arc<HashSet<String>>>,
+}
+
+impl Memberships {
+    pub(super) fn new(groups: BTreeSet<String>, described: Option<Arc<HashSet<String>>>) -> Self {
+        Self { groups, described }
+    }
+
+    /// Returns whether the User keeps a membership that it has.
+    pub(super) fn keeps(&self, group: &str) -> bool {
+        self.groups.contains(group) || self.described.as_ref().is_some_and(|described| !described.contains(group))
+    }
+
+    /// Adds what another entry of the same person keeps.
+    pub(super) fn unite(&mut self, other: &Self) {
+        self.groups.extend(other.groups.iter().cloned());
+        self.described = self.described.take().or_else(|| other.described.clone());
+    }
+}
+
+/// Returns the texts in a list.
+pub(super) fn names(list: &Value) -> impl Iterator<Item = &str> {
+    list.as_array().into_iter().flatten().filter_map(Value::as_str)
+}
+
+/// A Group that existing Users or Groups stay in, because the source does not say whether they are members.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Kept {
+    /// Position of the first of them in the source.
+    pub place: Place,
+    /// Name of the Group.
+    pub group: String,
+    /// Names of the first members, each with its kind.
+    members: Vec<String>,
+    count: usize,
+}
+
+impl Kept {
+    pub(super) fn new(place: Place, group: &str) -> Self {
+        Self { place, group: group.to_owned(), members: Vec::new(), count: 0 }
+    }
+
+    pub(super) fn add(&mut self, place: Place, member: String) {
+        self.place = self.place.min(place);
+        self.count += 1;
+        if self.members.len() < MAX_NAMED {
+            self.members.push(member);
+        }
+    }
+}
+
+impl std::fmt::Display for Kept {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let members = self.members.join(", ");
+        let more = match self.count - self.members.len() {
+            0 => String::new(),
+            more => format!(" and {more} more"),
+        };
+        let verb = if self.count == 1 { "stays" } else { "stay" };
+        write!(
+            f,
+            "{members}{more} {verb} in Group {}: the source does not say clearly whether they are members",
+            self.group
+        )
+    }
+}
+
+/// Makes every membership in these groups unclear, because several groups of the source have the same identity.
+pub(super) fn make_unclear(input: &mut Input, groups: &HashSet<SourceId>) {
+    let take = |list: &mut Vec<GroupRef>, unclear: &mut Unclear| {
+        let taken = list.extract_if(.., |group| groups.contains(&group.id)).map(|group| group.id);
+        unclear.groups.extend(taken);
+    };
+    input.users.iter_mut().for_each(|person| take(&mut person.groups, &mut person.unclear));
+    input.groups.iter_mut().for_each(|group| take(&mut group.member_groups, &mut group.unclear));
+}
+
+/// Gives memberships by a username that several users of the source claim to the one who was imported with it. Anyone else
+/// may have planted their entry, or taken the name to stay in a group.
+pub(super) fn resolve_claims(input: &mut Input, known: &KnownUsers) {
+    let is_holder = |person: &UserDraft, name: &str| {
+        known.of(person.source.as_deref()).is_some_and(|user| fold(&user.username) == fold(name))
+    };
+    let mut holders: HashMap<(SourceId, String), HashSet<Option<String>>> = HashMap::new();
+    for person in &input.users {
+        for (group, name) in person.claimed.iter().filter(|(_, name)| is_holder(person, name)) {
+            holders.entry((group.id.clone(), fold(name))).or_default().insert(person.source.clone());
+        }
+    }
+    for person in &mut input.users {
+        for (group, name) in std::mem::take(&mut person.claimed) {
+            if !is_holder(person, &name) {
+                continue;
+            }
+            let count = holders.get(&(group.id.clone(), fold(&name))).map_or(0, HashSet::len);
+            if count == 1 {
+                person.join(group);
+            } else {
+                person.unclear.groups.insert(group.id);
+            }
+        }
+    }
+}

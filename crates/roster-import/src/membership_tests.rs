@@ -1,0 +1,224 @@
+use rstest::rstest;
+use serde_json::{Value, json};
+
+use crate::assemble::{Options, Plan, assemble};
+use crate::known::KnownUser;
+use crate::rules::{Kind, Rules};
+use crate::{Format, Source, read};
+
+/// Returns the plan for a file if these Users, with their identity and Groups, and a Group for each name and identity exist.
+fn plan(format: Format, text: &str, users: &[(&str, &str, &[&str])], groups: &[(&str, &str)]) -> Plan {
+    let rules = Rules::default();
+    let mut options = Options::default();
+    for (name, source, groups) in users {
+        let spec = json!({"groups": groups});
+        options.known_users.add(source, name, None, KnownUser::new(name, &spec));
+        options.current.add_user(name, &spec);
+    }
+    options.known_groups = groups.iter().map(|(name, id)| ((*id).to_owned(), (*name).to_owned())).collect();
+    let source = Source { main: text.as_bytes().to_vec(), ..Source::default() };
+    assemble(read(format, &source, &rules), &options, &rules)
+}
+
+fn item<'a>(plan: &'a Plan, kind: Kind, name: &str) -> Option<&'a Value> {
+    plan.items.iter().find(|item| item.kind == kind && item.name == name).map(|item| &item.object["spec"])
+}
+
+/// Returns the Groups of a User in the plan, or `None` if the plan does not have the User.
+fn groups_of(plan: &Plan, user: &str) -> Option<Value> {
+    item(plan, Kind::User, user).map(|spec| spec["groups"].clone())
+}
+
+/// Returns the Groups that a User with these Groups has after its restriction.
+fn restricted(plan: &Plan, source: &str, name: &str, groups: &Value) -> Value {
+    let fields = plan
+        .restrictions
+        .get(source, name)
+        .and_then(|restriction| restriction.missing(&json!({"groups": groups}), &json!({"f:groups": {}})));
+    fields.map_or(groups.clone(), |fields| fields["groups"].clone())
+}
+
+const ADMINS: (&str, &str) = ("admins", "ldap:cn=admins,dc=x");
+
+fn person(dn: &str, uid: &str) -> String {
+    format!("dn: {dn},dc=x\nobjectClass: person\nuid: {uid}\n")
+}
+
+fn group(dn: &str, rest: &str) -> String {
+    format!("dn: {dn},dc=x\nobjectClass: posixGroup\ncn: admins\n{rest}")
+}
+
+/// Anyone who may create entries could otherwise strip others of their roles, or gain them.
+#[rstest]
+#[case::a_second_entry_with_the_username(&person("uid=ada,ou=b", "ada"), &group("cn=admins", "memberUid: ada\n"), "", json!(["admins"]), true)]
+#[case::the_same_by_memberof(&person("uid=ada,ou=b", "ada"), &group("cn=admins", "memberUid: ada\n"), "memberOf: cn=admins,dc=x\n", json!(["admins"]), true)]
+#[case::a_second_group_with_the_gid(&group("cn=other", "gidNumber: 7\n"), &group("cn=admins", "gidNumber: 7\n"), "gidNumber: 7\n", json!(["admins"]), false)]
+#[case::some_members_only("", &group("cn=admins", "member;range=0-0: uid=ghost,dc=x\n"), "", json!(["admins"]), false)]
+#[case::no_members("", &group("cn=admins", ""), "", Value::Null, false)]
+fn unclear_memberships_are_neither_granted_nor_removed(
+    #[case] planted: &str,
+    #[case] admins: &str,
+    #[case] more: &str,
+    #[case] expected: Value,
+    #[case] is_new_member: bool,
+) {
+    let ada = person("uid=ada", "ada") + more;
+    for text in [format!("{ada}\n{planted}\n{admins}"), format!("{planted}\n{admins}\n{ada}")] {
+        let plan = |groups: &[&str]| plan(Format::Ldif, &text, &[("ada", "ldap:uid=ada,dc=x", groups)], &[ADMINS]);
+        let has = plan(&["admins"]);
+        assert_eq!(groups_of(&has, "ada"), Some(expected.clone()), "{text}");
+        // The Group still accepts her.
+        let accepts = item(&has, Kind::Group, "admins").map(|spec| &spec["acceptDeclaredMembers"]);
+        assert_eq!(accepts == Some(&json!(true)), !expected.is_null(), "{text}");
+        let kept: Vec<String> = has.kept.iter().map(ToString::to_string).collect();
+        let says = "User ada stays in Group admins: the source does not say clearly whether they are members";
+        assert_eq!(kept, if expected.is_null() || is_new_member { vec![] } else { vec![says.to_owned()] });
+        let gains = groups_of(&plan(&[]), "ada").unwrap();
+        assert_eq!(gains != Value::Null, is_new_member, "{text}");
+        let owned = json!(["admins", "gone"]);
+        let stays = if expected.is_null() { json!([]) } else { expected.clone() };
+        assert_eq!(restricted(&has, "ldap:uid=ada,dc=x", "ada", &owned), stays, "{text}");
+    }
+}
+
+/// Otherwise, a leaver could stay in a group by taking the name of a member.
+#[test]
+fn taking_the_name_of_a_member_does_not_keep_a_membership() {
+    let users: &[(&str, &str, &[&str])] =
+        &[("ada", "ldap:uid=ada,dc=x", &["admins"]), ("eve", "ldap:uid=eve,dc=x", &["admins"])];
+    let text = format!(
+        "{}\n{}\n{}",
+        person("uid=ada", "ada"),
+        person("uid=eve", "ada"),
+        group("cn=admins", "memberUid: ada\n")
+    );
+    let plan = plan(Format::Ldif, &text, users, &[ADMINS]);
+    assert_eq!(restricted(&plan, "ldap:uid=ada,dc=x", "ada", &json!(["admins"])), json!(["admins"]));
+    assert_eq!(restricted(&plan, "ldap:uid=eve,dc=x", "eve", &json!(["admins"])), json!([]));
+}
+
+/// The server may compare DNs more strictly.
+#[test]
+fn entries_with_equal_dns_do_not_take_each_others_memberships() {
+    let (ada, planted) = (person("uid=ada", "ada"), person("uid=ａda", "zeta"));
+    let admins = group("cn=admins", "member: uid=ada,dc=x\n");
+    let ids = |text: &str, id: &str| format!("{text}entryUUID: {id}\n");
+    let users: &[(&str, &str, &[&str])] = &[("ada", "ldap:entryUUID=1", &["admins"])];
+    for people in [[ids(&ada, "1"), ids(&planted, "2")], [ids(&planted, "2"), ids(&ada, "1")]] {
+        let text = format!("{}\n{admins}", people.join("\n"));
+        let plan = plan(Format::Ldif, &text, users, &[ADMINS]);
+        assert_eq!((groups_of(&plan, "zeta"), groups_of(&plan, "ada")), (None, None), "{text}");
+        assert_eq!(restricted(&plan, "ldap:entryUUID=1", "ada", &json!(["admins"])), json!(["admins"]));
+        assert!(
+            plan.rejected.iter().all(|rejected| rejected.reason.contains("is the DN of several different entries"))
+        );
+    }
+    // A person with the DN of a group, and a second group.
+    let eve = person("uid=eve", "eve");
+    let member = group("cn=admins", "member: uid=eve,dc=x\n");
+    for planted in [person("cn=ａdmins", "zeta"), group("cn=ａdmins", "member: uid=eve,dc=x\n")] {
+        for text in [format!("{eve}\n{planted}\n{member}"), format!("{eve}\n{member}\n{planted}")] {
+            let plan = |groups: &[&str]| plan(Format::Ldif, &text, &[("eve", "ldap:uid=eve,dc=x", groups)], &[ADMINS]);
+            let names: Vec<String> = plan(&[]).items.iter().map(|item| item.name.clone()).collect();
+            assert_eq!((names, groups_of(&plan(&[]), "eve")), (vec!["eve".to_owned()], Some(Value::Null)), "{text}");
+            assert_eq!(groups_of(&plan(&["admins"]), "eve"), Some(json!(["admins"])), "{text}");
+        }
+    }
+    // The same entry twice.
+    let text = format!("{ada}\n{ada}\n{admins}");
+    assert_eq!(groups_of(&plan(Format::Ldif, &text, &[], &[]), "ada"), Some(json!(["admins"])));
+}
+
+#[test]
+fn groups_that_share_an_identity_do_not_change_memberships() {
+    let user =
+        |name: &str| format!("apiVersion: deckhouse.io/v1\nkind: User\nmetadata: {{name: {name}}}\nspec: {{}}\n");
+    let group = |name: &str, member: &str| {
+        let spec = format!("{{name: admins, members: [{{kind: User, name: {member}}}]}}");
+        format!("apiVersion: deckhouse.io/v1alpha1\nkind: Group\nmetadata: {{name: {name}}}\nspec: {spec}\n")
+    };
+    let text = [user("ada"), user("eve"), user("bob"), group("a", "ada"), group("b", "eve")].join("---\n");
+    let users: &[(&str, &str, &[&str])] =
+        &[("ada", "deckhouse:ada", &["admins"]), ("eve", "deckhouse:eve", &[]), ("bob", "deckhouse:bob", &["admins"])];
+    let plan = plan(Format::Deckhouse, &text, users, &[("admins", "deckhouse:admins")]);
+    let groups = ["ada", "eve", "bob"].map(|name| groups_of(&plan, name).unwrap());
+    assert_eq!(groups, [json!(["admins"]), Value::Null, Value::Null]);
+}
+
+#[test]
+fn a_shared_path_and_an_unknown_group_change_no_membership() {
+    let realm = |paths: Value| {
+        let groups = json!([{"id": "1", "name": "a", "path": "/a"}, {"id": "2", "name": "a2", "path": "/a"},
+            {"id": "3", "name": "b", "path": "/b"}]);
+        json!({"realm": "x", "groups": groups, "users": [{"id": "9", "username": "ada", "groups": paths}]}).to_string()
+    };
+    let known = [("a", "keycloak:x:1"), ("b", "keycloak:x:3"), ("c", "keycloak:x:4")];
+    let of = |paths: Value, groups: &[&str]| {
+        let plan = plan(Format::Keycloak, &realm(paths), &[("ada", "keycloak:x/9", groups)], &known);
+        groups_of(&plan, "ada").unwrap()
+    };
+    assert_eq!(of(json!(["/a"]), &["a", "b"]), json!(["a"]));
+    assert_eq!(of(json!(["/a"]), &[]), Value::Null);
+    // The file describes the group b, so it is not the unknown one.
+    assert_eq!(of(json!(["/gone"]), &["b", "c"]), json!(["c"]));
+    let tables = json!({"groups": [{"id": "b", "name": "b"}], "users": [{"id": "1", "name": "ada"}],
+        "memberships": [{"user_id": "1", "group_id": "c"}]});
+    let known = [("b", "keystone:b"), ("c", "keystone:c")];
+    let found = plan(Format::Openstack, &tables.to_string(), &[("ada", "keystone:1", &["b", "c"])], &known);
+    assert_eq!(groups_of(&found, "ada"), Some(json!(["c"])));
+}
+
+/// A group that is not in the file is nested only where it is already.
+#[test]
+fn a_nested_group_of_another_file_stays() {
+    let rules = Rules::default();
+    let known = [ADMINS, ("ops", "ldap:cn=ops,dc=x")].map(|(name, id)| (id.to_owned(), name.to_owned()));
+    let mut options = Options { known_groups: known.into(), ..Options::default() };
+    options.current.add_group("admins", &json!({"memberGroups": ["ops", "gone"]}));
+    let source = Source { main: group("cn=admins", "member: cn=ops,dc=x\n").into_bytes(), ..Source::default() };
+    let plan = assemble(read(Format::Ldif, &source, &rules), &options, &rules);
+    assert_eq!(item(&plan, Kind::Group, "admins").unwrap()["memberGroups"], json!(["ops"]));
+}
+
+/// Otherwise, people could keep what the source took away by making their own entries invalid.
+#[test]
+fn a_rejected_entry_does_not_keep_memberships_that_ended() {
+    let realm = |entries: &[(&str, Value)]| {
+        let users = entries.iter().map(|(locale, groups)| {
+            json!({"id": "1", "username": "eve", "attributes": {"locale": [locale]}, "groups": groups})
+        });
+        let groups = json!([{"id": "7", "name": "admins"}, {"id": "8", "name": "staff"}]);
+        json!({"realm": "x", "groups": groups, "users": users.collect::<Vec<_>>()}).to_string()
+    };
+    let known = [("admins", "keycloak:x:7"), ("staff", "keycloak:x:8")];
+    let after = |entries: &[(&str, Value)]| {
+        let plan = plan(Format::Keycloak, &realm(entries), &[("eve", "keycloak:x/1", &[])], &known);
+        assert_eq!((groups_of(&plan, "eve"), plan.rejected.len()), (None, entries.len()));
+        // The Groups in which the User stays accept it.
+        for name in ["admins", "staff"] {
+            let is_named = entries.iter().any(|(_, groups)| groups == &json!([format!("/{name}")]));
+            assert_eq!(item(&plan, Kind::Group, name).unwrap()["acceptDeclaredMembers"] == true, is_named, "{name}");
+        }
+        restricted(&plan, "keycloak:x/1", "eve", &json!(["admins", "staff"]))
+    };
+    assert_eq!(after(&[("?", json!(["/staff"]))]), json!(["staff"]));
+    assert_eq!(after(&[("?", json!([]))]), json!([]));
+    // One of them may be planted.
+    assert_eq!(after(&[("?", json!([])), ("en", json!(["/admins"]))]), json!(["admins"]));
+    // A list that another field manager owns is not that of the source.
+    let plan = plan(Format::Keycloak, &realm(&[("?", json!([]))]), &[], &known);
+    let restriction = plan.restrictions.get("keycloak:x/1", "eve").unwrap();
+    assert_eq!(restriction.missing(&json!({"groups": ["admins"]}), &json!({"f:email": {}})), None);
+}
+
+/// Anyone who may create groups could otherwise push one out of the list.
+#[test]
+fn a_membership_beyond_the_maximum_is_kept() {
+    let paths: Vec<String> = (0..400).map(|index| format!("/g{index}")).collect();
+    let groups: Vec<Value> =
+        (0..400).map(|index| json!({"id": index.to_string(), "name": format!("g{index}")})).collect();
+    let user = json!({"id": "1", "username": "ada", "groups": paths});
+    let text = json!({"realm": "x", "groups": groups, "users": [user]}).to_string();
+    let plan = plan(Format::Keycloak, &text, &[], &[("admins", "keycloak:x:399")]);
+    assert_eq!(restricted(&plan, "keycloak:x/1", "ada", &json!(["admins", "gone"])), json!(["admins"]));
+}

@@ -1,0 +1,57 @@
+//! Reads what exists in the cluster before the source is turned into manifests.
+
+use anyhow::Result;
+use jiff::Timestamp;
+use kube::api::{Api, DynamicObject};
+use kube::{Client, ResourceExt};
+use roster_api::{Group, User};
+use roster_import::assemble::Options;
+use roster_import::draft::Input;
+use roster_import::known::{KnownGroups, KnownUser};
+
+use super::compare::owned;
+use super::list::{list, resource, source};
+
+/// Reads the names of the Groups that were imported before, and their nested Groups if the source leaves memberships unclear.
+pub(super) async fn read_groups(client: &Client, input: &Input, options: &mut Options) -> Result<()> {
+    let api: Api<DynamicObject> = Api::all_with(client.clone(), &resource::<Group>());
+    let (mut known, is_unclear) = (KnownGroups::default(), input.is_unclear());
+    let group = |object: &DynamicObject| {
+        let name = object.name_any();
+        if let Some(source) = source(object) {
+            known.add(source, &name, created(object), name.clone());
+        }
+        if is_unclear {
+            options.current.add_group(&name, &object.data["spec"]);
+        }
+    };
+    list(&api, "Groups", group).await?;
+    options.known_groups = known.into_objects();
+    Ok(())
+}
+
+/// Reads the Users that were imported before from an entry of the source, or have the name of one. Others are not kept, so that
+/// memory does not grow with the number of Users.
+pub(super) async fn read_users(client: &Client, input: &Input, options: &mut Options) -> Result<()> {
+    let api: Api<DynamicObject> = Api::all_with(client.clone(), &resource::<User>());
+    let (sources, names) = (input.user_sources(), input.user_names());
+    let is_unclear = input.is_unclear();
+    let user = |object: &DynamicObject| {
+        let (name, spec) = (object.name_any(), &object.data["spec"]);
+        let source = source(object).filter(|source| sources.contains(*source));
+        if let Some(source) = source {
+            options.known_users.add(source, &name, created(object), KnownUser::new(&name, spec));
+        }
+        if source.is_some() || names.contains(&name) {
+            options.current.add_restrictions(&name, spec, &owned(object));
+            if is_unclear {
+                options.current.add_user(&name, spec);
+            }
+        }
+    };
+    list(&api, "Users", user).await
+}
+
+fn created(object: &impl ResourceExt) -> Option<Timestamp> {
+    object.creation_timestamp().map(|time| time.0)
+}
