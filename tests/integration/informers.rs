@@ -1,4 +1,6 @@
-//! Lists with and without streaming.
+//! Lists with and without streaming, and what objects can contain.
+
+use serde_json::{Value, json};
 
 use crate::support::{
     Cluster, WITHOUT_STREAMING_LISTS, audit_position, create, eventually, has_streamed, operator_requests, user,
@@ -12,6 +14,61 @@ async fn wait_until_found(cluster: &Cluster, name: &str) {
         cluster.plane.kubectl.run(&["get", "--raw", &path]).map_err(|error| error.to_string())
     })
     .await;
+}
+
+/// People who may create Users, and bind nothing.
+const WRITERS: &str = "
+---
+{apiVersion: rbac.authorization.k8s.io/v1, kind: ClusterRole, metadata: {name: writers}, rules: [{apiGroups: [roster.dev], resources: [users], verbs: [create, get, patch]}]}
+---
+{apiVersion: rbac.authorization.k8s.io/v1, kind: ClusterRoleBinding, metadata: {name: writers}, roleRef: {apiGroup: rbac.authorization.k8s.io, kind: ClusterRole, name: writers}, subjects: [{kind: Group, name: writers, apiGroup: rbac.authorization.k8s.io}]}
+";
+
+/// Any writer of an object chooses these times, and Roster cannot represent that one. One object must not stop a watch.
+#[tokio::test(flavor = "multi_thread")]
+async fn objects_with_times_that_are_too_late_are_read() {
+    let cluster = Cluster::create("late-times", &[]);
+    cluster.start_operator(&[]);
+    let users = cluster.users().await;
+    let late = |time: &str, api: &str, fields: Value| {
+        let entry = json!({
+            "manager": "late", "operation": "Update", "apiVersion": api, "time": time, "fieldsType": "FieldsV1",
+            "fieldsV1": fields,
+        });
+        json!({"metadata": {"managedFields": [entry]}}).to_string()
+    };
+    let gone = json!({"f:metadata": {"f:annotations": {"f:gone": {}}}});
+    cluster.apply(WRITERS);
+    cluster.kubectl(&["create", "rolebinding", "late", "--clusterrole=view", "--user=jane", "-n", "default"]);
+    let (rbac, roster) = ("rbac.authorization.k8s.io/v1", "roster.dev/v1alpha1");
+    let patch =
+        |args: &[&str], patch: &str| cluster.kubectl(&[&["patch"], args, &["--type=merge", "-p", patch]].concat());
+    create(&users, &user("late", false)).await;
+    patch(&["rolebinding", "late", "-n", "default"], &late("9999-12-31T23:59:59Z", rbac, gone.clone()));
+    patch(&["namespace", "default"], &late("9999-12-31T23:59:59-14:00", "v1", gone.clone()));
+    patch(&["users.roster.dev", "late"], &late("9999-12-31T23:59:59Z", roster, json!({"f:spec": {"f:state": {}}})));
+    let stored =
+        cluster.kubectl(&["get", "rolebinding", "late", "-n", "default", "-o", "yaml", "--show-managed-fields"]);
+    assert!(stored.contains("9999-12-31T23:59:59Z"), "{stored}");
+
+    for restarts in 0..2 {
+        // The guard answers only while all watches work.
+        let name = format!("guarded-{restarts}");
+        eventually("the guard answers", || async {
+            let manifest = format!("{{apiVersion: {roster}, kind: User, metadata: {{name: {name}}}, spec: {{}}}}");
+            let args = ["create", "-f", "-", "--as=writer", "--as-group=writers"];
+            cluster.plane.kubectl.run_with_input(&args, &manifest).map_err(|error| format!("{error:#}"))
+        })
+        .await;
+        wait_until_ready(&users, &name).await;
+        let binding = cluster.kubectl(&["get", "users.directory.roster.dev", "late", "-o", "name"]);
+        assert!(binding.contains("late"), "{binding}");
+        let log = std::fs::read_to_string(cluster.operators()[0].log()).unwrap();
+        assert!(!log.contains("watch failed"), "{log}");
+        let operator = cluster.operators().remove(0);
+        operator.stop().unwrap();
+        cluster.start_operator(&[]);
+    }
 }
 
 /// Otherwise lists are streamed, which `i6_restart_leader_change_and_relist_write_nothing` tests.

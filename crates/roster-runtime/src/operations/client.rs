@@ -14,6 +14,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, bail};
 use axum::http::header::{RETRY_AFTER, USER_AGENT};
 use axum::http::{HeaderValue, Response, StatusCode};
+use hyper::body::Incoming;
 use hyper_timeout::TimeoutConnector;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
@@ -25,6 +26,8 @@ use thiserror::Error;
 use tower::retry::RetryLayer;
 use tower::util::MapResultLayer;
 use tower::{BoxError, ServiceBuilder};
+
+use super::late_times::readable;
 
 /// Idle time after which the kernel sends a keepalive probe.
 const KEEPALIVE_IDLE: Duration = Duration::from_secs(5);
@@ -101,6 +104,7 @@ pub fn connect(config: &Config, component: Component) -> Result<Client> {
         .option_layer(config.auth_layer()?)
         .layer(config.extra_headers_layer()?)
         .map_err(BoxError::from)
+        .map_response(|response: Response<Incoming>| response.map(readable))
         .service(http);
     let builder = ClientBuilder::new(service, config.default_namespace);
     Ok(if component == Component::Informers {

@@ -3,6 +3,7 @@
 pub mod client;
 pub mod health;
 pub mod keyed_permits;
+mod late_times;
 pub mod leader;
 pub mod supervisor;
 pub mod telemetry;

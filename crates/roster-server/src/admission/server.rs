@@ -386,7 +386,7 @@ mod tests {
         Authorities::create(Timestamp::now(), Duration::from_secs(86_400)).unwrap()
     }
 
-    fn creation_of(object: Value) -> Value {
+    fn creation_of(object: &Value) -> Value {
         json!({
             "uid": "u-1", "operation": "CREATE", "namespace": "team-a", "name": "x", "dryRun": true,
             "kind": {"group": "", "version": "v1", "kind": "Secret"},
@@ -397,7 +397,7 @@ mod tests {
 
     async fn review(object: Value) -> Value {
         let metrics = Arc::new(Metrics::default());
-        let request = creation_of(object);
+        let request = creation_of(&object);
         let body = json!({"apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview", "request": request});
         let authorities = authorities();
         let path = Webhook::PasswordSecrets.path(&authorities, Timestamp::now());
@@ -455,7 +455,7 @@ mod tests {
     #[tokio::test]
     async fn a_client_that_disconnects_keeps_its_turn_until_its_password_is_hashed() {
         let admission = admission(Arc::default());
-        let request = || serde_json::from_value(creation_of(secret(PASSWORD_SECRET_TYPE))).unwrap();
+        let request = || serde_json::from_value(creation_of(&secret(PASSWORD_SECRET_TYPE))).unwrap();
         let network = IpNet::from(std::net::IpAddr::from([192, 0, 2, 1]));
         let hashing = decide(&admission, request(), ReviewOrigin::PathOnly, network);
         assert!(hashing.now_or_never().is_none(), "the hash is not ready");
