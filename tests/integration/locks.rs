@@ -335,17 +335,36 @@ async fn locks_have_a_field_manager_that_no_tool_adopts() {
     let reset = ["patch", "namespace", "{n}", "--type=merge", "-p", r#"{"metadata": {"managedFields": [{}]}}"#];
     let refused = fixtures.run("john", &reset, "").expect_err("it ends every manager");
     assert!(refused.contains("the guard: ") && refused.contains("only the holder of the lock"), "{refused}");
+    as_admin(&["label", "namespace", "{n}", "kept=yes"]).unwrap();
     as_admin(&reset).unwrap();
     fixtures.refused("jane", &locked, "", "kubectl apply --server-side");
-    assert!(as_admin(&locked).expect_err("it has no manager").contains("kubectl apply --server-side"));
+    let refused = as_admin(&locked).expect_err("it has no manager");
+    assert!(refused.contains(&format!("remove the annotation {MANIFEST}, and set the lock with")), "{refused}");
+    // As the denial says. With the annotation, kubectl would adopt and remove the label.
+    fixtures.passes("jane", &annotate_by("--field-manager=other", &[&format!("{MANIFEST}-")]), "");
     let manifest =
         "{apiVersion: v1, kind: Namespace, metadata: {name: '{n}', annotations: {roster.dev/locked-by: '{n}-jane'}}}";
     fixtures.passes("jane", &["apply", "--server-side", "--field-manager=lock", "-f", "-"], manifest);
     let pipeline =
         format!("{{apiVersion: v1, kind: Namespace, metadata: {{name: '{}', labels: {{a: b}}}}}}", fixtures.n);
     fixtures.cluster.plane.kubectl.run_with_input(&["apply", "--server-side", "-f", "-"], &pipeline).unwrap();
-    let holder = r"jsonpath={.metadata.annotations.roster\.dev/locked-by}";
-    assert_eq!(as_admin(&["get", "namespace", "{n}", "-o", holder]).unwrap(), format!("{}-jane", fixtures.n));
+    let found = r"jsonpath={.metadata.annotations.roster\.dev/locked-by} {.metadata.labels.kept}";
+    assert_eq!(as_admin(&["get", "namespace", "{n}", "-o", found]).unwrap(), format!("{}-jane yes", fixtures.n));
+}
+
+/// A backup contains the annotations, and its tool owns all of them.
+#[tokio::test(flavor = "multi_thread")]
+async fn administrators_restore_locked_namespaces_from_a_backup() {
+    let fixtures = set(rbac(), "lock-backup").await;
+    let restored = json!({
+        "apiVersion": "v1", "kind": "Namespace",
+        "metadata": {"name": "{n}-restored", "annotations": {MANIFEST: "{}", "roster.dev/locked-by": "{n}-jane"}},
+    });
+    // Otherwise kubectl would write a manifest that declares the lock.
+    let create = ["create", "--raw", "/api/v1/namespaces", "-f", "-"];
+    fixtures.refused("jane", &create, &restored.to_string(), "would remove the lock");
+    let restored = restored.to_string().replace("{n}", &fixtures.n);
+    fixtures.cluster.plane.kubectl.run_with_input(&create, &restored).unwrap();
 }
 
 /// Otherwise, the next `kubectl apply` would remove the lock of the next holder.

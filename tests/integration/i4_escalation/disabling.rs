@@ -161,6 +161,19 @@ async fn i4_field_managers_of_the_future_cannot_prevent_disabling() {
             assert!(refused.contains("the guard: metadata.managedFields: "), "{refused}");
         }
     }
+    // As if they were merged, with the time of an entry that kube-apiserver does not merge.
+    let applied = entry("p", "Apply", "2099-01-01T00:00:00Z", &named);
+    forge(cluster, &object, std::slice::from_ref(&applied), &json!({})).expect("it owns nothing that is guarded");
+    let merged = (0..9).map(|at| {
+        let mut merged = entry("ancient-changes", "Update", "2099-01-01T00:00:00Z", &named);
+        merged["subresource"] = format!("s{at}").into();
+        merged
+    });
+    let merged: Vec<Value> = std::iter::once(applied).chain(merged).collect();
+    for count in [2, merged.len()] {
+        let refused = forge(cluster, &object, &merged[..count], &json!({})).expect_err("nothing was merged");
+        assert!(refused.contains("the guard: metadata.managedFields: "), "{refused}");
+    }
     // New Users and the times of existing entries.
     let entries: Vec<Value> =
         (0..3).map(|at| entry(&format!("a{at}"), "Update", "2099-01-01T00:00:00Z", &named)).collect();

@@ -1,10 +1,7 @@
 //! Attempts to have a pipeline lift restrictions: with its next apply it would remove the fields that it seems to own, or
 //! prune the object.
 
-use super::{
-    Attempt, attempt, attempt_as, create_fixtures, create_prerequisites, guarded_cluster, wait_until_processed,
-};
-use crate::support::unique;
+use super::{Attempt, attempt};
 
 /// The boss is banned.
 const BANNED: &str = "---\n{apiVersion: roster.dev/v1alpha1, kind: User, metadata: {name: '{n}-boss'}, spec: {groups: ['{n}-power'], state: Banned}}";
@@ -57,6 +54,12 @@ pub(super) const ATTEMPTS: &[Attempt] = &[
         "a ban as a field of the pipeline",
         BANNED,
         json_patch!("users.roster.dev", "{n}-boss", owned!("Apply", r#"{"f:spec": {"f:state": {}}}"#)),
+        "",
+    ),
+    attempt(
+        "a ban as a field of a client that is about to apply server-side",
+        BANNED,
+        json_patch!("users.roster.dev", "{n}-boss", owned!("Update", r#"{"f:spec": {"f:state": {}}}"#)),
         "",
     ),
     attempt(
@@ -162,6 +165,17 @@ pub(super) const ATTEMPTS: &[Attempt] = &[
         &["patch", "secret", "boss", "-n", "{n}", "--type=merge", "-p", r#"{"immutable": true}"#],
         "",
     ),
+    attempt("a ban of a manager that kubectl adopts", BANNED, json_patch!("users.roster.dev", "{n}-boss", ADOPTED), ""),
+    attempt(
+        "a field of the pipeline moved to a subresource, so that it stays",
+        "",
+        json_patch!(
+            "users.roster.dev",
+            "{n}-boss",
+            r#"[{"op": "add", "path": "/metadata/managedFields/0/subresource", "value": "status"}]"#
+        ),
+        "",
+    ),
     attempt(
         "no conflict with the manager that banned",
         BANNED,
@@ -186,42 +200,3 @@ pub(super) const ATTEMPTS: &[Attempt] = &[
         "",
     ),
 ];
-
-/// Field managers that only kube-apiserver writes. Only requesters that may bind every role can write them instead.
-const MADE_UP: &[Attempt] = &[
-    attempt(
-        "a ban as a field of a client that is about to apply server-side",
-        BANNED,
-        json_patch!("users.roster.dev", "{n}-boss", owned!("Update", r#"{"f:spec": {"f:state": {}}}"#)),
-        "",
-    ),
-    attempt("a ban of a manager that kubectl adopts", BANNED, json_patch!("users.roster.dev", "{n}-boss", ADOPTED), ""),
-    attempt(
-        "a field of the pipeline moved to a subresource, so that it stays",
-        "",
-        json_patch!(
-            "users.roster.dev",
-            "{n}-boss",
-            r#"[{"op": "add", "path": "/metadata/managedFields/0/subresource", "value": "status"}]"#
-        ),
-        "",
-    ),
-];
-
-#[tokio::test(flavor = "multi_thread")]
-async fn i4_made_up_field_managers_that_update_are_denied() {
-    let (cluster, attempts) = (guarded_cluster(), MADE_UP.iter().collect::<Vec<_>>());
-    let prefix = unique("i4-made-up");
-    let names = create_fixtures(cluster, &attempts, &prefix);
-    create_prerequisites(cluster, &attempts, &names);
-    wait_until_processed(cluster, &prefix).await;
-    for (attempt, n) in attempts.iter().zip(&names) {
-        for who in ["mallory", "alice"] {
-            let refused = attempt_as(cluster, attempt, n, who).expect_err(attempt.what);
-            let reason = "the request changes none of its fields; only kube-apiserver sets these";
-            assert!(refused.contains("the guard: metadata.managedFields: ") && refused.contains(reason), "{refused}");
-        }
-        let args: Vec<String> = attempt.command.iter().map(|arg| arg.replace("{n}", n)).collect();
-        cluster.kubectl(&args.iter().map(String::as_str).collect::<Vec<_>>());
-    }
-}

@@ -4,6 +4,7 @@
 //! entries, but accepts any time from clients. Made-up managers of the future would have it merge the next ban with the
 //! fields of a tool.
 
+use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ManagedFieldsEntry;
 use kube::Resource;
 use serde::Serialize;
@@ -18,26 +19,35 @@ const OWNED_METADATA: [&str; 4] = ["labels", "annotations", "finalizers", "owner
 const ATOMIC: [&str; 4] = ["connector", "memberSelector", "passwordSecretRef", "validity"];
 
 /// Returns the name of a manager that updates whose entry is new or has another time, although kube-apiserver would not
-/// have written it. kube-apiserver sets the time of a manager when it changes a field, and ends the ownership of all other
-/// managers that update of this field. So no other entry can own a changed field. `old` is `None` if the object is created:
-/// then kube-apiserver writes one entry.
-pub fn made_up<'a, K>(old: Option<&'a K>, new: &'a K) -> Option<&'a str>
+/// have written it. kube-apiserver writes one such entry for a request, besides those for merged managers. It sets the time
+/// of a manager when it changes a field, and ends the ownership of all other managers that update of this field. So no
+/// other entry can own a changed field.
+///
+/// Some changes cannot be seen in the objects, for example of an empty list that was absent before. So one entry that owns
+/// no changed field is possible if kube-apiserver could have set its time: not later than `now`, and not earlier than
+/// before. `old` is `None` if the object is created.
+pub fn made_up<'a, K>(old: Option<&'a K>, new: &'a K, now: Timestamp) -> Option<&'a str>
 where
     K: Resource + Serialize,
 {
     let updates = |object: &'a K| object.meta().managed_fields.iter().flatten().filter(|entry| is_update(entry));
     let name = |entry: &'a ManagedFieldsEntry| entry.manager.as_deref().unwrap_or_default();
     let Some(old) = old else { return updates(new).nth(1).map(name) };
-    let is_known = |entry: &&ManagedFieldsEntry| updates(old).any(|before| is_same(before, entry));
-    let mut fresh = updates(new).filter(|entry| !is_known(entry)).peekable();
-    fresh.peek()?;
+    let gone = || updates(old).filter(|before| !updates(new).any(|after| is_same(before, after)));
+    let is_fresh = |entry: &&ManagedFieldsEntry| !updates(old).any(|before| is_same(before, entry));
+    let was_untracked = old.meta().managed_fields.as_ref().is_none_or(Vec::is_empty);
+    let fresh = updates(new).filter(is_fresh).filter(|entry| !is_merge(gone(), was_untracked, entry));
+    let fresh: Vec<&ManagedFieldsEntry> = fresh.collect();
+    let last = *fresh.last()?;
     let (before, after) = (owned_parts(old), owned_parts(new));
-    let is_written = |entry: &&ManagedFieldsEntry| {
-        let owns_change = |fields: &Value| owns_change(fields, Some(&before), Some(&after), false);
-        entry.fields_v1.as_ref().is_some_and(|fields| owns_change(&fields.0))
-            || is_merge(old.meta().managed_fields.as_deref().unwrap_or_default(), entry)
-    };
-    fresh.find(|entry| !is_written(entry)).map(name)
+    let unexplained = fresh.iter().copied().find(|entry| {
+        let fields = entry.fields_v1.as_ref();
+        !fields.is_some_and(|fields| owns_change(&fields.0, Some(&before), Some(&after), false))
+    });
+    if fresh.len() > 1 {
+        return Some(name(unexplained.unwrap_or(last)));
+    }
+    unexplained.filter(|entry| !is_timely(gone(), entry, now)).map(name)
 }
 
 fn is_update(entry: &ManagedFieldsEntry) -> bool {
@@ -49,14 +59,31 @@ fn is_same(one: &ManagedFieldsEntry, other: &ManagedFieldsEntry) -> bool {
     one.manager == other.manager && one.subresource == other.subresource && one.time == other.time
 }
 
-/// Returns whether kube-apiserver has moved fields to this entry: those of the oldest managers, with the time of one of
-/// them, or all fields of an object without managers.
-fn is_merge(before: &[ManagedFieldsEntry], entry: &ManagedFieldsEntry) -> bool {
-    match entry.manager.as_deref() {
-        Some(MERGED_MANAGER) => before.iter().any(|before| before.time == entry.time),
-        Some(FIRST_MANAGER) => before.is_empty(),
+/// Returns whether the time of an entry is not later than `now`, and not earlier than before.
+fn is_timely<'a>(
+    mut gone: impl Iterator<Item = &'a ManagedFieldsEntry>,
+    entry: &ManagedFieldsEntry,
+    now: Timestamp,
+) -> bool {
+    let is_earlier = |before: &ManagedFieldsEntry| {
+        before.manager == entry.manager && before.subresource == entry.subresource && before.time > entry.time
+    };
+    entry.time.as_ref().is_some_and(|time| time.0 <= now) && !gone.any(is_earlier)
+}
+
+/// Returns whether kube-apiserver has moved fields to this entry: those of the oldest managers, which are gone, with the
+/// time of one of them, or all fields of an object without managers.
+fn is_merge<'a>(
+    mut gone: impl Iterator<Item = &'a ManagedFieldsEntry>,
+    was_untracked: bool,
+    entry: &ManagedFieldsEntry,
+) -> bool {
+    let is_moved = match entry.manager.as_deref() {
+        Some(MERGED_MANAGER) => gone.any(|before| before.time == entry.time),
+        Some(FIRST_MANAGER) => was_untracked,
         _ => false,
-    }
+    };
+    is_moved && entry.subresource.as_deref().unwrap_or_default().is_empty()
 }
 
 fn owned_parts<K: Serialize>(object: &K) -> Value {
@@ -95,7 +122,7 @@ fn part<'v>(value: Option<&'v Value>, step: &str) -> Option<&'v Value> {
     }
     let (list, key): (_, Value) = (value.as_array()?, serde_json::from_str(text).ok()?);
     match (kind, &key) {
-        ("k", Value::Object(keys)) => {
+        ("k", Value::Object(keys)) if !keys.is_empty() => {
             list.iter().find(|item| keys.iter().all(|(name, key)| item.get(name) == Some(key)))
         }
         ("v", _) => list.iter().find(|item| **item == key),

@@ -4,6 +4,11 @@ use rstest::rstest;
 
 use super::*;
 
+/// Returns what is made up at 2026-01-01T00:10:00Z.
+fn made_up_at_ten<'a>(old: Option<&'a User>, new: &'a User) -> Option<&'a str> {
+    made_up(old, new, "2026-01-01T00:10:00Z".parse().unwrap())
+}
+
 /// A User with this spec and these annotations. The entries are `[manager, operation, minute, fieldsV1]`.
 fn user(spec: &Value, annotations: &Value, entries: &Value) -> User {
     let entry = |entry: &Value| {
@@ -44,42 +49,61 @@ fn own(minute: u64) -> Value {
 #[case::of_all_metadata(json!([["x", "Update", 59, {"f:metadata": {}}]]), Some("x"))]
 #[case::of_what_every_write_changes(json!([["x", "Update", 59, {"f:metadata": {"f:generation": {}}}]]), Some("x"))]
 #[case::an_apply(json!([["x", "Apply", 59, {"f:spec": {"f:groups": {}}}]]), None)]
-#[case::merged(json!([["ancient-changes", "Update", 1, {"f:spec": {"f:groups": {}}}]]), None)]
-#[case::merged_in_the_future(json!([["ancient-changes", "Update", 59, {"f:spec": {"f:groups": {}}}]]), Some("ancient-changes"))]
+#[case::in_the_past(json!([["x", "Update", 1, {"f:spec": {"f:groups": {}}}]]), Some("x"))]
+#[case::of_any_element_of_a_list(json!([["x", "Update", 59, {"f:metadata": {"f:ownerReferences": {"k:{}": {}}}}]]), Some("x"))]
 fn a_new_manager_owns_what_the_write_changes(#[case] more: Value, #[case] expected: Option<&str>) {
     let after = annotated("2", &own(2), more.as_array().unwrap());
-    assert_eq!(made_up(Some(&before()), &after), expected);
+    assert_eq!(made_up_at_ten(Some(&before()), &after), expected);
 }
 
 #[test]
-fn only_the_writer_gets_another_time() {
+fn merged_managers_have_the_time_of_one_that_is_gone() {
+    let (groups, language) = (json!({"f:spec": {"f:groups": {}}}), json!({"f:spec": {"f:language": {}}}));
+    let applied = json!(["tool", "Apply", 59, language]);
+    let with = |entries: Value| user(&json!({"groups": ["x"]}), &json!({"a": "2"}), &entries);
+    let old = with(json!([["one", "Update", 1, groups], ["two", "Update", 2, language], applied]));
+    let merged = |minute: u64| with(json!([["ancient-changes", "Update", minute, groups], applied]));
+    assert_eq!(made_up_at_ten(Some(&old), &merged(2)), None);
+    assert_eq!(made_up_at_ten(Some(&old), &merged(59)), Some("ancient-changes"), "the time of one that applies");
+    let both = with(json!([["two", "Update", 2, language], ["ancient-changes", "Update", 2, groups], own(3)]));
+    assert_eq!(made_up_at_ten(Some(&old), &both), Some("ancient-changes"), "two is not gone");
+    let mut of_status = with(json!([["ancient-changes", "Update", 2, groups], own(3)]));
+    of_status.metadata.managed_fields.as_mut().unwrap()[0].subresource = Some("status".to_owned());
+    assert_eq!(made_up_at_ten(Some(&old), &of_status), Some("ancient-changes"));
+}
+
+#[test]
+fn one_entry_may_own_no_visible_change_if_its_time_is_possible() {
     let with = |value, minute| annotated(value, &own(minute), &[]);
-    assert_eq!(made_up(Some(&with("1", 2)), &with("2", 3)), None);
-    assert_eq!(made_up(Some(&with("1", 2)), &with("1", 2)), None);
-    assert_eq!(made_up(Some(&with("1", 2)), &with("1", 3)), Some("own"));
-    assert_eq!(made_up(Some(&with("1", 2)), &with("1", 1)), Some("own"), "an earlier one");
+    assert_eq!(made_up_at_ten(Some(&with("1", 2)), &with("2", 30)), None, "a visible change");
+    assert_eq!(made_up_at_ten(Some(&with("1", 2)), &with("1", 2)), None);
+    assert_eq!(made_up_at_ten(Some(&with("1", 2)), &with("1", 10)), None, "such as an empty list that was absent");
+    assert_eq!(made_up_at_ten(Some(&with("1", 2)), &with("1", 11)), Some("own"), "in the future");
+    assert_eq!(made_up_at_ten(Some(&with("1", 2)), &with("1", 1)), Some("own"), "an earlier one");
+    let two = annotated("1", &own(3), &[json!(["x", "Update", 3, {"f:spec": {"f:groups": {}}}])]);
+    assert!(made_up_at_ten(Some(&with("1", 2)), &two).is_some(), "kube-apiserver writes one");
 }
 
 #[test]
 fn objects_with_one_owner_count_as_a_whole() {
     let quota = |pods: &str| json!({"quota": {"hard": {"pods": pods}}});
-    let entry = |fields: Value| json!([["x", "Update", 9, {"f:spec": fields}]]);
+    let entry = |fields: Value| json!([["x", "Update", 29, {"f:spec": fields}]]);
     let (old, all, own) = (
         user(&quota("1"), &json!({}), &json!([])),
         user(&quota("2"), &json!({}), &entry(json!({"f:quota": {}}))),
         user(&quota("2"), &json!({}), &entry(json!({"f:quota": {"f:hard": {"f:pods": {}}}}))),
     );
-    assert_eq!((made_up(Some(&old), &all), made_up(Some(&old), &own)), (Some("x"), None));
+    assert_eq!((made_up_at_ten(Some(&old), &all), made_up_at_ten(Some(&old), &own)), (Some("x"), None));
     let until = |year: u16| json!({"validity": {"notAfter": format!("{year}-01-01T00:00:00Z")}});
     let (old, new) =
         (user(&until(2090), &json!({}), &json!([])), user(&until(2080), &json!({}), &entry(json!({"f:validity": {}}))));
-    assert_eq!(made_up(Some(&old), &new), None);
+    assert_eq!(made_up_at_ten(Some(&old), &new), None);
 }
 
 #[test]
 fn elements_of_lists_count_by_their_key() {
     let owned = |name: &str, key: &str| {
-        let entries = json!([["x", "Update", 9, {"f:metadata": {"f:ownerReferences": {".": {}, key: {}}}}]]);
+        let entries = json!([["x", "Update", 29, {"f:metadata": {"f:ownerReferences": {".": {}, key: {}}}}]]);
         let mut user = user(&json!({}), &json!({}), &entries);
         let owner = json!([{"apiVersion": "v1", "kind": "Namespace", "name": name, "uid": "u"}]);
         user.metadata.owner_references = serde_json::from_value(owner).unwrap();
@@ -87,17 +111,18 @@ fn elements_of_lists_count_by_their_key() {
     };
     let mut old = owned("a", "");
     old.metadata.managed_fields = None;
-    assert_eq!(made_up(Some(&old), &owned("b", r#"k:{"uid":"u"}"#)), None, "it has one owner");
+    assert_eq!(made_up_at_ten(Some(&old), &owned("b", r#"k:{"uid":"u"}"#)), None, "it has one owner");
     old.metadata.owner_references = owned("b", "").metadata.owner_references;
-    assert_eq!(made_up(Some(&old), &owned("b", r#"k:{"uid":"u"}"#)), Some("x"));
+    assert_eq!(made_up_at_ten(Some(&old), &owned("b", r#"k:{"uid":"u"}"#)), Some("x"));
     old.metadata.owner_references = None;
-    assert_eq!(made_up(Some(&old), &owned("b", r#"k:{"uid":"u"}"#)), None);
+    assert_eq!(made_up_at_ten(Some(&old), &owned("b", r#"k:{"uid":"u"}"#)), None);
 }
 
 #[test]
 fn a_new_object_has_one_manager() {
-    let with =
-        |entries: Value| made_up(None, &user(&json!({"groups": ["x"]}), &json!({}), &entries)).map(str::to_owned);
+    let with = |entries: Value| {
+        made_up_at_ten(None, &user(&json!({"groups": ["x"]}), &json!({}), &entries)).map(str::to_owned)
+    };
     let entry = |name: &str, operation: &str| json!([name, operation, 1, {"f:spec": {"f:groups": {}}}]);
     assert_eq!(with(json!([entry("a", "Update")])), None);
     assert_eq!(with(json!([entry("a", "Apply"), entry("b", "Update")])), None);

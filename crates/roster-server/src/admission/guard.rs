@@ -4,6 +4,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use jiff::Timestamp;
 use k8s_openapi::api::authentication::v1::UserInfo;
 use k8s_openapi::api::core::v1::{Namespace, Secret};
 use kube::core::admission::{AdmissionRequest, AdmissionResponse, Operation};
@@ -103,7 +104,7 @@ pub trait Guarded: kube::Resource<DynamicType = ()> + Serialize + Sized {
 
     /// Returns a field manager that kube-apiserver has not written.
     fn made_up_manager<'a>(old: Option<&'a Self>, new: &'a Self) -> Option<&'a str> {
-        made_up(old, new)
+        made_up(old, new, Timestamp::now())
     }
 
     /// Returns whether the operator makes this change on behalf of a requester whose rights it has already checked.
