@@ -26,7 +26,7 @@ const WRITERS: &str = "
 
 /// Any writer of an object chooses these times, and Roster cannot represent that one. One object must not stop a watch.
 #[tokio::test(flavor = "multi_thread")]
-async fn objects_with_times_that_are_too_late_are_read() {
+async fn objects_with_times_out_of_range_are_read() {
     let cluster = Cluster::create("late-times", &[]);
     cluster.start_operator(&[]);
     let users = cluster.users().await;
@@ -46,6 +46,7 @@ async fn objects_with_times_that_are_too_late_are_read() {
     create(&users, &user("late", false)).await;
     patch(&["rolebinding", "late", "-n", "default"], &late("9999-12-31T23:59:59Z", rbac, gone.clone()));
     patch(&["namespace", "default"], &late("9999-12-31T23:59:59-14:00", "v1", gone.clone()));
+    patch(&["namespace", "kube-public"], &late("0000-01-01T00:00:00+14:00", "v1", gone.clone()));
     patch(&["users.roster.dev", "late"], &late("9999-12-31T23:59:59Z", roster, json!({"f:spec": {"f:state": {}}})));
     let stored =
         cluster.kubectl(&["get", "rolebinding", "late", "-n", "default", "-o", "yaml", "--show-managed-fields"]);

@@ -156,11 +156,12 @@ pub fn assemble(mut input: Input, options: &Options, rules: &Rules) -> Plan {
     resolve_claims(&mut input, &options.known_users);
     let names = &GroupNames::of(&input, &options.known_groups);
     let unclear = std::mem::take(&mut input.unclear);
-    let memberships = |person: &UserDraft| of_person(person, names, &unclear).filter(|_| options.has_groups());
+    let of_all = names.unclear_of_all(&unclear);
+    let memberships = |person: &UserDraft| of_person(person, names, &of_all).filter(|_| options.has_groups());
     let restrictions = Restrictions::of(&input, memberships);
     let mut contested = contested(&input, &options.known_users);
     let (taken, without_hash, suffixed, renamed, unlifted) = Default::default();
-    let (rejected, keeper) = (input.rejected, Keeper::new(names, &options.current, &unclear));
+    let (rejected, keeper) = (input.rejected, Keeper::new(names, &options.current, &unclear, &of_all));
     let mut assembly =
         Assembly { options, rules, names, keeper, taken, rejected, without_hash, suffixed, renamed, unlifted };
     let mut groups = BTreeMap::new();
@@ -186,6 +187,8 @@ pub fn assemble(mut input: Input, options: &Options, rules: &Rules) -> Plan {
             }
         }
     }
+    // Members of whom this source says nothing, or whose entries are rejected, stay members.
+    groups.values_mut().filter(|item| options.current.accepts(&item.name)).for_each(|item| accept(Some(item)));
     let Assembly { mut rejected, without_hash, mut suffixed, renamed, unlifted, keeper, .. } = assembly;
     if options.no_groups {
         groups.clear();

@@ -1,6 +1,6 @@
 //! What exists in the cluster and an import must not take away.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use serde_json::{Map, Value};
 
@@ -14,6 +14,8 @@ pub struct Current {
     users: HashMap<String, Vec<String>>,
     /// Names in `spec.memberGroups`.
     groups: HashMap<String, Vec<String>>,
+    /// Groups that accept declared members because an import said so.
+    accepting: HashSet<String>,
     /// Fields of `spec` that restrict a User and that no import has set.
     restrictions: HashMap<String, Map<String, Value>>,
 }
@@ -27,6 +29,14 @@ impl Current {
     /// Adds an existing Group.
     pub fn add_group(&mut self, name: &str, spec: &Value) {
         add(&mut self.groups, name, &spec["memberGroups"]);
+    }
+
+    /// Adds whether an existing Group accepts declared members. `owned` contains the fields that imports applied, in the
+    /// notation of `managedFields`.
+    pub fn add_acceptance(&mut self, name: &str, spec: &Value, owned: &Value) {
+        if spec["acceptDeclaredMembers"] == true && !owned["f:spec"]["f:acceptDeclaredMembers"].is_null() {
+            self.accepting.insert(name.to_owned());
+        }
     }
 
     /// Adds the restrictions of an existing User. `owned` contains the fields that imports applied, in the notation of
@@ -44,6 +54,10 @@ impl Current {
 
     pub(super) fn of_user(&self, name: &str) -> &[String] {
         self.users.get(name).map(Vec::as_slice).unwrap_or_default()
+    }
+
+    pub(super) fn accepts(&self, group: &str) -> bool {
+        self.accepting.contains(group)
     }
 
     pub(super) fn of_group(&self, name: &str) -> &[String] {

@@ -6,7 +6,7 @@ use serde_json::{Map, Value};
 
 use super::current::Current;
 use super::draft::{GroupDraft, Place, Unclear, UserDraft};
-use super::membership::{Kept, Memberships, names};
+use super::membership::{Kept, Memberships, UnclearOfAll, names};
 use super::naming::GroupNames;
 use super::rules::Kind;
 
@@ -16,17 +16,23 @@ pub(super) struct Keeper<'a> {
     current: &'a Current,
     /// Groups that may have further members.
     unclear: &'a Unclear,
+    of_all: &'a UnclearOfAll,
     kept: BTreeMap<String, Kept>,
 }
 
 impl<'a> Keeper<'a> {
-    pub(super) fn new(names: &'a GroupNames, current: &'a Current, unclear: &'a Unclear) -> Self {
-        Self { names, current, unclear, kept: BTreeMap::new() }
+    pub(super) fn new(
+        names: &'a GroupNames,
+        current: &'a Current,
+        unclear: &'a Unclear,
+        of_all: &'a UnclearOfAll,
+    ) -> Self {
+        Self { names, current, unclear, of_all, kept: BTreeMap::new() }
     }
 
     /// Adds the Groups that the User keeps to its `spec`. Returns the names of those that were added.
     pub(super) fn user(&self, person: &mut UserDraft, name: &str) -> Vec<String> {
-        let memberships = self.names.memberships(&person.groups, [&person.unclear, self.unclear]);
+        let memberships = self.names.memberships(&person.groups, &person.unclear, self.of_all);
         let kept = self.current.of_user(name).iter().filter(|group| memberships.keeps(group));
         extend(&mut person.spec, "groups", kept)
     }
@@ -35,7 +41,7 @@ impl<'a> Keeper<'a> {
     pub(super) fn group(&mut self, group: &mut GroupDraft, name: &str) {
         let is_described = self.names.is_declared(&group.id);
         let has_more = self.unclear.groups.contains(&group.id) || self.unclear.others && !is_described;
-        let memberships = self.names.memberships(&group.member_groups, [&group.unclear, &Unclear::default()]);
+        let memberships = self.names.memberships(&group.member_groups, &group.unclear, &UnclearOfAll::default());
         let kept = self.current.of_group(name).iter().filter(|nested| has_more || memberships.keeps(nested));
         for nested in extend(&mut group.spec, "memberGroups", kept) {
             // The nested Group is the member.
@@ -67,9 +73,9 @@ fn extend<'a>(spec: &mut Map<String, Value>, field: &str, more: impl Iterator<It
 }
 
 /// Returns what a person must not lose, unless the source does not say it in a form that can be read.
-pub(super) fn of_person(person: &UserDraft, names: &GroupNames, unclear: &Unclear) -> Option<Memberships> {
+pub(super) fn of_person(person: &UserDraft, names: &GroupNames, of_all: &UnclearOfAll) -> Option<Memberships> {
     let is_readable = person.spec.get("groups").is_none_or(|list| list.as_array().is_some_and(Vec::is_empty));
-    is_readable.then(|| names.memberships(&person.groups, [&person.unclear, unclear]))
+    is_readable.then(|| names.memberships(&person.groups, &person.unclear, of_all))
 }
 
 #[cfg(test)]

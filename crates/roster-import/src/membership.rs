@@ -22,20 +22,28 @@ const MAX_NAMED: usize = 3;
 /// Memberships of a person or group that an import must not remove, by the names of Groups.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Memberships {
-    /// Groups that the source names, and those that it leaves unclear.
+    /// Groups that the source names, and those that it leaves unclear for this person or group.
     groups: BTreeSet<String>,
+    /// Groups that it leaves unclear for all. Shared, because there may be many of them, and of people.
+    of_all: Arc<HashSet<String>>,
     /// Names of the Groups that the file describes, if the membership in any other Group is unclear.
     described: Option<Arc<HashSet<String>>>,
 }
 
 impl Memberships {
-    pub(super) fn new(groups: BTreeSet<String>, described: Option<Arc<HashSet<String>>>) -> Self {
-        Self { groups, described }
+    pub(super) fn new(
+        groups: BTreeSet<String>,
+        of_all: Arc<HashSet<String>>,
+        described: Option<Arc<HashSet<String>>>,
+    ) -> Self {
+        Self { groups, of_all, described }
     }
 
     /// Returns whether the User keeps a membership that it has.
     pub(super) fn keeps(&self, group: &str) -> bool {
-        self.groups.contains(group) || self.described.as_ref().is_some_and(|described| !described.contains(group))
+        self.groups.contains(group)
+            || self.of_all.contains(group)
+            || self.described.as_ref().is_some_and(|described| !described.contains(group))
     }
 
     /// Adds what another entry of the same person keeps.
@@ -43,6 +51,14 @@ impl Memberships {
         self.groups.extend(other.groups.iter().cloned());
         self.described = self.described.take().or_else(|| other.described.clone());
     }
+}
+
+/// Groups whose memberships the source leaves unclear for all, by the names of existing Groups.
+#[derive(Debug, Default)]
+pub(super) struct UnclearOfAll {
+    pub(super) names: Arc<HashSet<String>>,
+    /// Whether this applies to all Groups that the file does not describe.
+    pub(super) others: bool,
 }
 
 /// Returns the texts in a list.

@@ -180,6 +180,25 @@ fn a_nested_group_of_another_file_stays() {
     assert_eq!(item(&plan, Kind::Group, "admins").unwrap()["memberGroups"], json!(["ops"]));
 }
 
+/// Members may be in another file, or their entries rejected. Users that declare the membership would lose it.
+#[test]
+fn a_group_of_an_import_still_accepts_declared_members() {
+    let rules = Rules::default();
+    let owned = |field: &str| json!({"f:spec": {field: {}}});
+    let accepts = |spec: Value, owned: &Value| {
+        let mut options =
+            Options { known_groups: [(ADMINS.1.to_owned(), ADMINS.0.to_owned())].into(), ..Options::default() };
+        options.current.add_acceptance("admins", &spec, owned);
+        let source = Source { main: group("cn=admins", "member: uid=ada,dc=x\n").into_bytes(), ..Source::default() };
+        let plan = assemble(read(Format::Ldif, &source, &rules), &options, &rules);
+        item(&plan, Kind::Group, "admins").unwrap()["acceptDeclaredMembers"].clone()
+    };
+    let accepting = || json!({"acceptDeclaredMembers": true});
+    assert_eq!(accepts(accepting(), &owned("f:acceptDeclaredMembers")), true);
+    assert_eq!(accepts(json!({}), &owned("f:acceptDeclaredMembers")), Value::Null);
+    assert_eq!(accepts(accepting(), &owned("f:description")), Value::Null, "someone else has set it");
+}
+
 /// Otherwise, people could keep what the source took away by making their own entries invalid.
 #[test]
 fn a_rejected_entry_does_not_keep_memberships_that_ended() {

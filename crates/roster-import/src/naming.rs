@@ -13,13 +13,13 @@
 //!
 //! The result does not depend on the order of the source.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
 use sha2::{Digest, Sha256};
 
 use super::draft::{GroupRef, Input, Place, SourceId, Unclear};
-use super::membership::Memberships;
+use super::membership::{Memberships, UnclearOfAll};
 use super::names::{self, MAX_LENGTH};
 
 /// Length of a suffix: a hyphen and 32 bits in hexadecimal.
@@ -108,12 +108,18 @@ impl<'a> GroupNames<'a> {
         self.names.get(id).and_then(|name| name.as_deref().ok()).or_else(known)
     }
 
+    /// Returns the Groups whose memberships are unclear for all.
+    pub(super) fn unclear_of_all(&self, unclear: &Unclear) -> UnclearOfAll {
+        let existing = unclear.groups.iter().filter_map(|id| self.existing(id)).map(str::to_owned);
+        UnclearOfAll { names: Arc::new(existing.collect()), others: unclear.others }
+    }
+
     /// Returns the memberships that someone in `groups` keeps.
-    pub(super) fn memberships(&self, groups: &[GroupRef], unclear: [&Unclear; 2]) -> Memberships {
-        let ids = groups.iter().map(|group| &group.id).chain(unclear.into_iter().flat_map(|unclear| &unclear.groups));
-        let names: BTreeSet<String> = ids.filter_map(|id| self.existing(id)).map(str::to_owned).collect();
-        let has_others = unclear.iter().any(|unclear| unclear.others);
-        Memberships::new(names, has_others.then(|| Arc::clone(&self.described)))
+    pub(super) fn memberships(&self, groups: &[GroupRef], own: &Unclear, of_all: &UnclearOfAll) -> Memberships {
+        let ids = groups.iter().map(|group| &group.id).chain(&own.groups);
+        let names = ids.filter_map(|id| self.existing(id)).map(str::to_owned).collect();
+        let described = (own.others || of_all.others).then(|| Arc::clone(&self.described));
+        Memberships::new(names, Arc::clone(&of_all.names), described)
     }
 
     /// Returns all groups that have a name, sorted by it.

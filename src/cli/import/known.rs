@@ -12,7 +12,8 @@ use roster_import::known::{KnownGroups, KnownUser};
 use super::compare::owned;
 use super::list::{list, resource, source};
 
-/// Reads the names of the Groups that were imported before, and their nested Groups if the source leaves memberships unclear.
+/// Reads the names of the Groups that were imported before, whether they accept declared members, and their nested Groups if
+/// the source leaves memberships unclear.
 pub(super) async fn read_groups(client: &Client, input: &Input, options: &mut Options) -> Result<()> {
     let api: Api<DynamicObject> = Api::all_with(client.clone(), &resource::<Group>());
     let (mut known, is_unclear) = (KnownGroups::default(), input.is_unclear());
@@ -21,6 +22,7 @@ pub(super) async fn read_groups(client: &Client, input: &Input, options: &mut Op
         if let Some(source) = source(object) {
             known.add(source, &name, created(object), name.clone());
         }
+        options.current.add_acceptance(&name, &object.data["spec"], &owned(object));
         if is_unclear {
             options.current.add_group(&name, &object.data["spec"]);
         }

@@ -61,7 +61,7 @@ async fn import(args: &Args) -> Result<ExitCode> {
 /// and people with an identifier can have been imported under another name.
 async fn read_known(input: &Input, options: &mut Options) -> Result<()> {
     let client = cluster::client("import").await?;
-    if input.has_identified_groups() || input.is_unclear() {
+    if !input.groups.is_empty() || input.has_identified_groups() || input.is_unclear() {
         known::read_groups(&client, input, options).await?;
     }
     known::read_users(&client, input, options).await

@@ -27,7 +27,7 @@ use tower::retry::RetryLayer;
 use tower::util::MapResultLayer;
 use tower::{BoxError, ServiceBuilder};
 
-use super::late_times::readable;
+use super::representable_times::readable;
 
 /// Idle time after which the kernel sends a keepalive probe.
 const KEEPALIVE_IDLE: Duration = Duration::from_secs(5);

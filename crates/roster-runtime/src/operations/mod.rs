@@ -3,7 +3,7 @@
 pub mod client;
 pub mod health;
 pub mod keyed_permits;
-mod late_times;
 pub mod leader;
+mod representable_times;
 pub mod supervisor;
 pub mod telemetry;

@@ -1,9 +1,10 @@
 //! Times that kube-apiserver stores, but Roster cannot represent.
 //!
 //! A client chooses the times in `metadata.managedFields` of each object that it writes. kube-apiserver accepts all years
-//! up to 9999, and with a time zone a part of year 10000. jiff's timestamps end at 9999-12-30T22:00:00Z, so an object with
-//! a later time cannot be parsed, and one such object in a list would stop a whole watch. So these times are replaced with
-//! the last day that can be represented, in every response of kube-apiserver.
+//! from 0 to 9999, with a time zone a part of the years before and after, and in protobuf all that fit into 64 bits of
+//! seconds. jiff's timestamps end at 9999-12-30T22:00:00Z, and it reads years before 0 only with six digits. So such an
+//! object could not be parsed, and one of them in a list would stop a whole watch. Roster does not use these times, so
+//! they are replaced with one that can be represented, in every response of kube-apiserver.
 
 use std::borrow::Cow;
 use std::future::ready;
@@ -15,22 +16,22 @@ use http_body::{Body, Frame};
 use http_body_util::{BodyExt, StreamBody};
 use regex::bytes::Regex;
 
-/// A field of kube-apiserver's compact JSON with a time that is too late. The names of all such fields end like these.
+/// A field of kube-apiserver's compact JSON with a time that is too late or too early. The names of all such fields end like these.
 /// Text inside of strings cannot match, because its quotes are escaped.
-static LATE: LazyLock<Regex> = LazyLock::new(|| {
-    let late = r#"((?:[tT]ime|[tT]imestamp)":")(?:9999-12-3[01]|[1-9][0-9]{4}-[0-9]{2}-[0-9]{2})T[0-9:.]{1,20}Z""#;
-    Regex::new(late).expect("the expression is valid")
+static OUT_OF_RANGE: LazyLock<Regex> = LazyLock::new(|| {
+    let time = r#"((?:[tT]ime|[tT]imestamp)":")(?:9999-12-3[01]|[1-9][0-9]{4,12}-[0-9]{2}-[0-9]{2}|-[0-9]{4,12}-[0-9]{2}-[0-9]{2})T[0-9:.]{1,20}Z""#;
+    Regex::new(time).expect("the expression is valid")
 });
 
-/// What replaces a time that is too late.
-const LATEST: &[u8] = br#"${1}9999-12-30T00:00:00Z""#;
+/// What replaces these times.
+const REPLACEMENT: &[u8] = br#"${1}9999-12-30T00:00:00Z""#;
 
 /// Maximum length of a match, in bytes.
 const MAX_MATCH: usize = 64;
 
-/// Replaces times that are too late in complete JSON.
-fn without_late_times(json: &[u8]) -> Cow<'_, [u8]> {
-    LATE.replace_all(json, LATEST)
+/// Replaces times that cannot be represented in complete JSON.
+fn representable(json: &[u8]) -> Cow<'_, [u8]> {
+    OUT_OF_RANGE.replace_all(json, REPLACEMENT)
 }
 
 /// Replaces times in chunks of JSON.
@@ -46,7 +47,7 @@ impl Chunks {
         let end = data.len() - pending(&data);
         self.held = data.slice(end..);
         let data = data.slice(..end);
-        match without_late_times(&data) {
+        match representable(&data) {
             Cow::Borrowed(_) => data,
             Cow::Owned(replaced) => replaced.into(),
         }
@@ -99,28 +100,33 @@ mod tests {
     #[case::first_that_is_too_late("9999-12-30T22:00:01Z")]
     #[case::with_a_time_zone("10000-01-01T13:59:59Z")]
     #[case::with_microseconds("9999-12-31T00:00:00.000001Z")]
-    fn late_times_can_be_read(#[case] time: &str) {
+    #[case::of_protobuf("318857-05-20T17:46:40Z")]
+    #[case::last_of_64_bits("292277024627-12-06T15:30:07Z")]
+    #[case::before_year_0("-0001-12-31T10:00:00Z")]
+    #[case::first_of_64_bits("-292277022657-01-27T08:29:52Z")]
+    fn times_out_of_range_can_be_read(#[case] time: &str) {
         let json = metadata(time);
-        serde_json::from_str::<ObjectMeta>(&json).expect_err("it is too late");
-        let read: ObjectMeta = serde_json::from_slice(&without_late_times(json.as_bytes())).unwrap();
+        serde_json::from_str::<ObjectMeta>(&json).expect_err("it is out of range");
+        let read: ObjectMeta = serde_json::from_slice(&representable(json.as_bytes())).unwrap();
         let latest: Timestamp = "9999-12-30T00:00:00Z".parse().unwrap();
         assert_eq!(read.managed_fields.unwrap()[0].time.as_ref().unwrap().0, latest);
     }
 
     #[rstest]
     #[case::earlier(json!({"time": "9999-12-29T23:59:59Z"}))]
+    #[case::earliest(json!({"time": "0000-01-01T00:00:00Z"}))]
     #[case::other_fields(json!({"notAfter": "9999-12-31T23:59:59Z"}))]
     #[case::other_text(json!({"time": "9999-12-31T23:59:59Z or later", "uptime": "12345-T"}))]
     #[case::nested_text(json!({"manifest": r#"{"time":"9999-12-31T23:59:59Z"}"#}))]
     fn everything_else_stays(#[case] json: Value) {
         let json = json.to_string();
-        assert!(matches!(without_late_times(json.as_bytes()), Cow::Borrowed(_)), "{json}");
+        assert!(matches!(representable(json.as_bytes()), Cow::Borrowed(_)), "{json}");
     }
 
     #[tokio::test]
     async fn chunks_can_end_anywhere() {
         let json = format!("{}\n{}\n", metadata("9999-12-31T23:59:59Z"), metadata("10000-01-01T13:59:59Z"));
-        let expected = without_late_times(json.as_bytes()).into_owned();
+        let expected = representable(json.as_bytes()).into_owned();
         for size in 1..json.len() {
             let chunks: Vec<_> = json.as_bytes().chunks(size).map(Bytes::copy_from_slice).collect();
             let body = StreamBody::new(stream::iter(chunks).map(|chunk| Ok::<_, std::io::Error>(Frame::data(chunk))));
