@@ -31,10 +31,10 @@ impl Current {
         add(&mut self.groups, name, &spec["memberGroups"]);
     }
 
-    /// Adds whether an existing Group accepts declared members. `owned` contains the fields that imports applied, in the
-    /// notation of `managedFields`.
+    /// Adds whether an existing Group accepts declared members. `owned` contains the fields of `spec` that imports applied, in
+    /// the notation of `managedFields`.
     pub fn add_acceptance(&mut self, name: &str, spec: &Value, owned: &Value) {
-        if spec["acceptDeclaredMembers"] == true && !owned["f:spec"]["f:acceptDeclaredMembers"].is_null() {
+        if spec["acceptDeclaredMembers"] == true && !owned["f:acceptDeclaredMembers"].is_null() {
             self.accepting.insert(name.to_owned());
         }
     }

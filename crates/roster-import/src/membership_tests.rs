@@ -184,7 +184,7 @@ fn a_nested_group_of_another_file_stays() {
 #[test]
 fn a_group_of_an_import_still_accepts_declared_members() {
     let rules = Rules::default();
-    let owned = |field: &str| json!({"f:spec": {field: {}}});
+    let owned = |field: &str| json!({field: {}});
     let accepts = |spec: Value, owned: &Value| {
         let mut options =
             Options { known_groups: [(ADMINS.1.to_owned(), ADMINS.0.to_owned())].into(), ..Options::default() };
