@@ -39,6 +39,12 @@ async fn set<'a>(cluster: &'a Cluster, prefix: &str) -> Fixtures<'a> {
 }
 
 impl Fixtures<'_> {
+    fn run_as_administrator(&self, args: &[&str]) -> Result<String, String> {
+        let args: Vec<String> = args.iter().map(|arg| arg.replace("{n}", &self.n)).collect();
+        let args: Vec<&str> = args.iter().map(String::as_str).collect();
+        self.cluster.plane.kubectl.run(&args).map_err(|error| format!("{error:#}"))
+    }
+
     /// Locks the namespace as jane, and waits until kube-apiserver enforces it.
     async fn lock(&self) {
         self.passes("jane", &["annotate", "namespace", "{n}", "roster.dev/locked-by={n}-jane"], "");
@@ -307,11 +313,7 @@ fn annotate_by<'a>(manager: &'a str, values: &[&'a str]) -> Vec<&'a str> {
 async fn locks_have_a_field_manager_that_no_tool_adopts() {
     let fixtures = set(rbac(), "lock-owner").await;
     let (lock, adopted) = ("roster.dev/locked-by={n}-jane", format!("{MANIFEST}={{}}"));
-    let as_admin = |args: &[&str]| {
-        let args: Vec<String> = args.iter().map(|arg| arg.replace("{n}", &fixtures.n)).collect();
-        let args: Vec<&str> = args.iter().map(String::as_str).collect();
-        fixtures.cluster.plane.kubectl.run(&args).map_err(|error| format!("{error:#}"))
-    };
+    let as_admin = |args: &[&str]| fixtures.run_as_administrator(args);
     let locked = annotate_by("--field-manager=lock", &[lock]);
     fixtures.passes("john", &annotate_by("--field-manager=kubectl-annotate", &[&adopted]), "");
     let refused = as_admin(&annotate_by("--field-manager=kubectl-annotate", &[lock])).expect_err("it would be adopted");
@@ -371,11 +373,7 @@ async fn administrators_restore_locked_namespaces_from_a_backup() {
 #[tokio::test(flavor = "multi_thread")]
 async fn locks_are_not_set_while_an_earlier_manifest_names_one() {
     let fixtures = set(rbac(), "lock-stale").await;
-    let as_admin = |args: &[&str]| {
-        let args: Vec<String> = args.iter().map(|arg| arg.replace("{n}", &fixtures.n)).collect();
-        let args: Vec<&str> = args.iter().map(String::as_str).collect();
-        fixtures.cluster.plane.kubectl.run(&args).map_err(|error| format!("{error:#}"))
-    };
+    let as_admin = |args: &[&str]| fixtures.run_as_administrator(args);
     let declared =
         "{apiVersion: v1, kind: Namespace, metadata: {name: '{n}', annotations: {roster.dev/locked-by: '{n}-john'}}}";
     fixtures.passes("john", &["apply", "-f", "-"], declared);

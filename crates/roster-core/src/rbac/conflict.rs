@@ -124,8 +124,8 @@ impl fmt::Display for Conflict {
             ),
             Self::MadeUpManager(manager) => write!(
                 f,
-                "metadata.managedFields: the manager {manager} is new or has another time, but the request changes none \
-                 of its fields; only kube-apiserver sets these: leave them as they are, or leave out metadata.managedFields"
+                "metadata.managedFields: the entry of manager {manager} is new or has another time, and kube-apiserver would \
+                 not write it for this change: leave the entries as they are, or leave out metadata.managedFields"
             ),
         }
     }

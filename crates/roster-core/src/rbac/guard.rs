@@ -31,9 +31,10 @@ const UNDONE: &str =
     "a tool would lift this restriction with its next apply; use kubectl patch with a new name as --field-manager";
 
 /// Reason for the denial of a restriction that would not last, because no field manager is recorded for it.
-const UNTRACKED: &str = "a tool would lift this restriction with its next apply, because metadata.managedFields was reset; first remove the \
-     annotation kubectl.kubernetes.io/last-applied-configuration, if there is one, and use kubectl apply --server-side \
-     --field-manager=restrict with a manifest that has only metadata.name";
+const UNTRACKED: &str = "a tool would lift this restriction with its next apply, because metadata.managedFields was \
+                         reset; first remove the annotation kubectl.kubernetes.io/last-applied-configuration, if there is \
+                         one, and use kubectl apply --server-side --field-manager=restrict with a manifest that has only \
+                         metadata.name";
 
 /// A write that the guard checks: the old and the new object. The old one is `None` on create, the new one on delete.
 #[derive(Debug)]
