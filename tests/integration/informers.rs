@@ -24,10 +24,37 @@ const WRITERS: &str = "
 {apiVersion: rbac.authorization.k8s.io/v1, kind: ClusterRoleBinding, metadata: {name: writers}, roleRef: {apiGroup: rbac.authorization.k8s.io, kind: ClusterRole, name: writers}, subjects: [{kind: Group, name: writers, apiGroup: rbac.authorization.k8s.io}]}
 ";
 
-/// Any writer of an object chooses these times, and Roster cannot represent that one. One object must not stop a watch.
+/// Creates native RoleBindings whose field managers have names of fields that are nested too deeply, or not UTF-8.
+async fn create_odd_bindings(cluster: &Cluster) {
+    let client = cluster.client().await;
+    let deep = format!("{}{{}}{}", r#"{"f:a":"#.repeat(150), "}".repeat(150));
+    for (name, fields) in [("deep", deep.as_bytes()), ("not-utf8", b"{\"f:\xff\":{}}")] {
+        let entry = json!({
+            "manager": "m", "operation": "Update", "apiVersion": "rbac.authorization.k8s.io/v1",
+            "time": "2026-01-01T00:00:00Z", "fieldsType": "FieldsV1",
+            "fieldsV1": {"f:metadata": {"f:annotations": "FIELDS"}},
+        });
+        let binding = json!({
+            "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "RoleBinding",
+            "metadata": {"name": name, "managedFields": [entry]}, "subjects": [],
+            "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "view"},
+        });
+        let binding = binding.to_string();
+        let (before, after) = binding.split_once(r#""FIELDS""#).unwrap();
+        let bindings = "/apis/rbac.authorization.k8s.io/v1/namespaces/default/rolebindings";
+        let request = axum::http::Request::post(bindings).header("content-type", "application/json");
+        let request = request.body([before.as_bytes(), fields, after.as_bytes()].concat()).unwrap();
+        // kube's client cannot read the response, either.
+        let _ = client.request_text(request).await;
+        cluster.kubectl(&["get", "rolebinding", name, "-n", "default", "-o", "name"]);
+    }
+}
+
+/// Any writer of an object chooses its field managers: times that Roster cannot represent, and names of fields that are
+/// nested too deeply or not UTF-8. One object must not stop a watch.
 #[tokio::test(flavor = "multi_thread")]
-async fn objects_with_times_out_of_range_are_read() {
-    let cluster = Cluster::create("late-times", &[]);
+async fn objects_with_odd_field_managers_are_read() {
+    let cluster = Cluster::create("odd-managers", &[]);
     cluster.start_operator(&[]);
     let users = cluster.users().await;
     let late = |time: &str, api: &str, fields: Value| {
@@ -51,6 +78,7 @@ async fn objects_with_times_out_of_range_are_read() {
     let stored =
         cluster.kubectl(&["get", "rolebinding", "late", "-n", "default", "-o", "yaml", "--show-managed-fields"]);
     assert!(stored.contains("9999-12-31T23:59:59Z"), "{stored}");
+    create_odd_bindings(&cluster).await;
 
     for restarts in 0..2 {
         // The guard answers only while all watches work.

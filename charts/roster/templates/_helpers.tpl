@@ -119,6 +119,14 @@ manifest, or the lock. Of each, what it owns. A change of the lock itself does n
 {{ . }}.metadata.?managedFields.orValue([]).filter(entry, entry.?fieldsV1[?'f:metadata'].hasValue()).map(entry, [dyn(entry.?manager.orValue('')), dyn(entry.?operation.orValue('')), dyn(entry.?subresource.orValue('')), dyn(entry.?apiVersion.orValue('')), dyn({{ $labels }}.optMap(owned, [owned]).orValue([])), dyn(entry.?operation.orValue('') == 'Apply' && (size({{ $metadata }}) == 0 || {{ $annotations }}.orValue({'none': true}) == {} || {{ $annotations }}[?'.'].hasValue())), dyn({{ $kubectl }}.optMap(owned, [owned]).orValue([])), dyn({{ $kapp }}.optMap(owned, [owned]).orValue([])), dyn(object.{{ $lock }} == oldObject.{{ $lock }} ? {{ $locks }}.optMap(owned, [owned]).orValue([]) : [])]).filter(owner, size(owner[4]) > 0 || owner[5] || size(owner[6]) > 0 || size(owner[7]) > 0 || size(owner[8]) > 0)
 {{- end }}
 
+{{- /* CEL: bytes of names of fields in a list of field managers. Neither Namespaces nor Roster's kinds have fields below the
+fourth level, so the client made up deeper names. What a restriction of a User adds does not count, so that a full object
+can still be restricted: a manager that updates, of which kube-apiserver keeps at most ten, and the names of these
+fields. */}}
+{{- define "roster.fieldNameBytes" -}}
+{{ . }}.map(entry, (entry.?operation.orValue('') == 'Update' && entry.?apiVersion.orValue('') == 'roster.dev/v1alpha1' ? 0 : 256) + entry.?fieldsV1.orValue({}).map(a, (a == 'f:spec' ? 0 : size(bytes(a))) + entry.fieldsV1[a].map(b, (b in ['f:state', 'f:validity'] ? 0 : size(bytes(b))) + entry.fieldsV1[a][b].map(c, size(bytes(c)) + entry.fieldsV1[a][b][c].map(d, size(bytes(d)) + 1048576 * size(entry.fieldsV1[a][b][c][d])).sum()).sum()).sum()).sum()).sum()
+{{- end }}
+
 {{- /* CEL: whether `k` is an annotation from which tools derive what to remove. The same list as in tracking.rs of
 roster-core. */}}
 {{- define "roster.isTracking" -}}

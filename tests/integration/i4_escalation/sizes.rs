@@ -209,8 +209,17 @@ async fn i4_field_managers_of_a_namespace_are_limited() {
     patch(&client, mallory, &path, &forged(256, 1)).await.unwrap();
     // One more manager does not fit.
     patch(&client, mallory, &path, &json!({"annotations": {"a": "b"}})).await.unwrap_err();
-    patch(&client, mallory, &path, &forged(200, 100)).await.unwrap();
+    patch(&client, mallory, &path, &forged(200, 40)).await.unwrap();
     patch(&client, mallory, &path, &json!({"annotations": {"a": "b"}})).await.unwrap();
+    let refused = patch(&client, mallory, &path, &forged(200, 100)).await.unwrap_err();
+    assert!(refused.contains("bytes of field names, and at most 131072 are allowed"), "{refused}");
+    let nested = json!({"f:spec": {"f:a": {"f:b": {"f:c": {"f:d": {}}}}}});
+    let nested = json!({"managedFields": [{
+        "manager": "m", "operation": "Update", "apiVersion": "v1", "fieldsType": "FieldsV1", "fieldsV1": nested,
+    }]});
+    let refused = patch(&client, mallory, &path, &nested).await.unwrap_err();
+    assert!(refused.contains("bytes of field names"), "{refused}");
+    patch(&client, None, &path, &forged(200, 100)).await.unwrap();
     patch(&client, None, &path, &forged(300, 1)).await.unwrap();
     patch(&client, mallory, &path, &forged(299, 1)).await.unwrap();
     cluster.kubectl(&["delete", "namespace", &n, "--timeout=60s"]);

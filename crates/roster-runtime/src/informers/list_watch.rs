@@ -96,6 +96,12 @@ impl ListWatchError {
     fn is_expired(&self) -> bool {
         matches!(self, Self::Client(kube::Error::Api(status)) if status.code == 410)
     }
+
+    /// Whether an object cannot be read. A watch that resumes would receive it again, even after it has been changed or
+    /// deleted.
+    fn is_unreadable(&self) -> bool {
+        matches!(self, Self::Client(kube::Error::SerdeError(_)))
+    }
 }
 
 /// Events of a watch. Objects are parsed later, one at a time.
@@ -340,9 +346,10 @@ where
         Ok(Some(reached.unwrap_or(since)))
     }
 
-    /// Continues with `next`, or relists if the revision has expired.
+    /// Continues with `next`, or relists if that could not succeed.
     fn failed(&mut self, next: State, error: ListWatchError) -> Result<(), ListWatchError> {
-        self.state = if error.is_expired() { State::Begin(None) } else { next };
+        let must_relist = error.is_expired() || error.is_unreadable();
+        self.state = if must_relist { State::Begin(None) } else { next };
         Err(error)
     }
 }

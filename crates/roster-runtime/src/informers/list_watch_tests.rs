@@ -214,6 +214,18 @@ async fn an_expired_revision_causes_a_relist() {
     assert_eq!(*asked.lock().unwrap(), [STREAMED, STREAMED, WATCHED, STREAMED]);
 }
 
+/// A watch that resumes would receive it again. A list no longer contains it once it is deleted.
+#[tokio::test]
+async fn an_object_that_cannot_be_read_causes_a_relist() {
+    let listed = |name| (200, event("ADDED", name, 3) + &bookmark(7, END));
+    let unreadable = "{\"type\": \"ADDED\", \"object\": {\"metadata\": 7}}\n".to_owned();
+    let (api, asked) = api_server(&[listed("jane"), (200, unreadable), listed("joe")]);
+    let steps = steps(api, 9).await;
+    assert_eq!(steps[..4], ["begins", "lists jane", "revision 7", "is complete"]);
+    assert_eq!(steps[5..], ["begins", "lists joe", "revision 7", "is complete"], "{}", steps[4]);
+    assert_eq!(*asked.lock().unwrap(), [STREAMED, WATCHED, STREAMED]);
+}
+
 /// kube-apiserver reports an expired revision within a watch that started well. Until the relist, the known state is
 /// out of date.
 #[tokio::test]

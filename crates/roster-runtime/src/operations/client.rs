@@ -27,7 +27,7 @@ use tower::retry::RetryLayer;
 use tower::util::MapResultLayer;
 use tower::{BoxError, ServiceBuilder};
 
-use super::representable_times::readable;
+use super::json::parsable_body;
 
 /// Idle time after which the kernel sends a keepalive probe.
 const KEEPALIVE_IDLE: Duration = Duration::from_secs(5);
@@ -104,7 +104,7 @@ pub fn connect(config: &Config, component: Component) -> Result<Client> {
         .option_layer(config.auth_layer()?)
         .layer(config.extra_headers_layer()?)
         .map_err(BoxError::from)
-        .map_response(|response: Response<Incoming>| response.map(readable))
+        .map_response(|response: Response<Incoming>| response.map(parsable_body))
         .service(http);
     let builder = ClientBuilder::new(service, config.default_namespace);
     Ok(if component == Component::Informers {

@@ -2,8 +2,8 @@
 
 pub mod client;
 pub mod health;
+pub mod json;
 pub mod keyed_permits;
 pub mod leader;
-mod representable_times;
 pub mod supervisor;
 pub mod telemetry;

@@ -16,6 +16,7 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use kube::Resource;
 use kube::core::admission::{AdmissionRequest, AdmissionResponse, AdmissionReview};
+use roster_runtime::operations::json::parsable;
 use roster_runtime::tls::bodies::{BodyError, BodyLimits, BodyPermit, BodyReader, length};
 use serde::de::{DeserializeOwned, DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use tokio::sync::Semaphore;
@@ -154,8 +155,9 @@ impl Parser {
         let body = to_bytes(request.into_body(), limits.max_bytes).await;
         let body = body.map_err(|_| refused(StatusCode::BAD_REQUEST, "the body could not be read"))?;
         let parse = move |body: &Bytes| {
-            let counted = check_values(body, limits.max_values);
-            counted.and_then(|()| parse(body))
+            let body = parsable(body.clone());
+            let counted = check_values(&body, limits.max_values);
+            counted.and_then(|()| parse(&body))
         };
         let parsed = if body.len() <= SMALL {
             parse(&body)
