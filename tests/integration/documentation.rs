@@ -9,19 +9,20 @@ use roster_core::directory::entries;
 use roster_core::directory::index::field::{Field, FieldKind};
 use roster_harness::{project_root, python_with_packages};
 
+use crate::shared_cluster::SharedCluster;
 use crate::support::{Cluster, binary};
 
 /// One cluster for all pages, one page at a time. Each begins without users.
-static PAGES: Mutex<Option<Cluster>> = Mutex::new(None);
-
 fn on_a_clean_cluster(run: impl FnOnce(&Cluster)) {
-    let mut pages = PAGES.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-    let cluster = pages.get_or_insert_with(|| {
+    static CLUSTER: SharedCluster = SharedCluster::new(|| {
         let cluster = Cluster::create("documentation", &[]);
         cluster.start_operator(&[]);
         crate::directory::wait_until_served(&cluster);
         cluster
     });
+    static PAGE: Mutex<()> = Mutex::new(());
+    let cluster = CLUSTER.get();
+    let _page = PAGE.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
     // Delete it first: it may have an owner, whose deletion would wait for it.
     cluster.kubectl(&["delete", "namespace", "apollo", "gemini", "--ignore-not-found"]);
     cluster.kubectl(&["delete", "users.roster.dev,groups.roster.dev,rolebindings.roster.dev", "--all"]);

@@ -9,6 +9,7 @@ use std::sync::OnceLock;
 use roster_harness::{project_root, target_dir};
 use serde_json::{Value, json};
 
+use crate::shared_cluster::SharedCluster;
 use crate::support::{Cluster, audit_position, eventually, operator_writes, wait_for_text, wait_until_ready};
 
 /// Manifests of a team's repository.
@@ -18,12 +19,12 @@ const PEOPLE: &str = "examples/gitops/people";
 const MANAGERS: [&str; 2] = ["kustomize-controller", "argocd-controller"];
 
 fn cluster() -> &'static Cluster {
-    static GITOPS: OnceLock<Cluster> = OnceLock::new();
-    GITOPS.get_or_init(|| {
+    static GITOPS: SharedCluster = SharedCluster::new(|| {
         let cluster = Cluster::create("gitops", &[]);
         cluster.start_operator(&[]);
         cluster
-    })
+    });
+    GITOPS.get()
 }
 
 /// Tool that computes the health of an object.

@@ -4,6 +4,7 @@
 //! for tests that kill operators or run without admission. Tests of the design's invariants are named after them
 //! (`i1_…`).
 
+mod shared_cluster;
 mod support;
 
 mod admission;

@@ -19,6 +19,8 @@ use roster_api::{PASSWORD_SECRET_TYPE, USER_ANNOTATION, User, UserSpec};
 use roster_harness::kubectl::Pauses;
 use roster_harness::{ControlPlane, Flags, Installation, Operator, Template, operator_under_test, target_dir};
 
+use crate::shared_cluster::SharedCluster;
+
 /// How long tests wait for things that should happen at once. Machines are slow and noisy, and no test asserts speed.
 pub(crate) const TIMEOUT: Duration = Duration::from_secs(180);
 
@@ -62,6 +64,12 @@ impl Cluster {
 
     pub(crate) fn operators(&self) -> MutexGuard<'_, Vec<Operator>> {
         self.operators.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Kills all processes.
+    pub(crate) fn kill(&self) {
+        self.operators().drain(..).for_each(Operator::kill);
+        self.plane.kill();
     }
 
     /// Returns a client with cluster administrator permissions.
@@ -119,12 +127,12 @@ pub(crate) fn shared() -> &'static Cluster {
 
 /// Shared control plane without the admission webhook, so that plaintext and invalid data reach the controller.
 pub(crate) fn without_admission() -> &'static Cluster {
-    static WITHOUT_ADMISSION: OnceLock<Cluster> = OnceLock::new();
-    WITHOUT_ADMISSION.get_or_init(|| {
+    static WITHOUT_ADMISSION: SharedCluster = SharedCluster::new(|| {
         let cluster = Cluster::create("without-admission", &["passwordAdmission=false"]);
         cluster.start_operator(&[]);
         cluster
-    })
+    });
+    WITHOUT_ADMISSION.get()
 }
 
 /// Shared control plane on which Roster may also bind the Role `deployer`, for tests of groups and bindings.

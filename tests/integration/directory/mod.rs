@@ -12,7 +12,7 @@ mod selectors;
 mod watching;
 
 use std::net::Ipv4Addr;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -25,20 +25,21 @@ use tokio::net::{TcpSocket, TcpStream};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
+use crate::shared_cluster::SharedCluster;
 use crate::support::Cluster;
 
 pub(crate) const BASE: &str = "/apis/directory.roster.dev/v1alpha1";
 
 /// Shared control plane with two operators. Tests use separate domains and must not stop the operators.
 pub(crate) fn directory() -> &'static Cluster {
-    static DIRECTORY: OnceLock<Cluster> = OnceLock::new();
-    DIRECTORY.get_or_init(|| {
+    static DIRECTORY: SharedCluster = SharedCluster::new(|| {
         let cluster = Cluster::create("directory", &["bindableRoles={deployer}"]);
         cluster.start_operator(&["--bindable-roles", "deployer"]);
         cluster.start_operator(&["--bindable-roles", "deployer"]);
         wait_until_served(&cluster);
         cluster
-    })
+    });
+    DIRECTORY.get()
 }
 
 /// Identity headers of a cluster administrator, as the aggregator sends them.

@@ -5,7 +5,6 @@ mod memberships;
 
 use std::path::Path;
 use std::process::{Command, Output};
-use std::sync::OnceLock;
 
 use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams};
 use roster_api::user::DesiredState;
@@ -15,6 +14,7 @@ use serde_json::{Value, json};
 
 use crate::directory::{Direct, wait_until_served};
 use crate::logins::with_password;
+use crate::shared_cluster::SharedCluster;
 use crate::support::{Cluster, binary, unique, user_where, wait_for_reason, wait_for_text, wait_until_ready};
 
 /// Password of all users in `examples/import`.
@@ -22,14 +22,14 @@ const PASSWORD: &str = "correct horse battery staple";
 const BCRYPT: &str = "$2b$10$Crp.JRmPaTvHiaNv0vwaM.RQnwtFtjgGk9MRsobGNrgrmOptI6WaW";
 
 fn cluster() -> &'static Cluster {
-    static CLUSTER: OnceLock<Cluster> = OnceLock::new();
-    CLUSTER.get_or_init(|| {
+    static CLUSTER: SharedCluster = SharedCluster::new(|| {
         let cluster = Cluster::create("import", &[]);
         cluster.start_operator(&[]);
         wait_until_served(&cluster);
         cluster.kubectl(&["create", "namespace", "people"]);
         cluster
-    })
+    });
+    CLUSTER.get()
 }
 
 fn roster(args: &[&str]) -> Output {

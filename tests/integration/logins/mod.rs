@@ -16,14 +16,13 @@ mod second_factor;
 mod sources;
 mod tampering;
 
-use std::sync::OnceLock;
-
 use jiff::Timestamp;
 use roster_api::User;
 use roster_harness::Kubectl;
 use serde_json::{Value, json};
 
 use crate::directory::{Answer, BASE, Direct, IDENTITY, front_proxy, wait_until_served};
+use crate::shared_cluster::SharedCluster;
 use crate::support::{Cluster, create, password_secret, unique, user, wait_for_reason};
 
 pub(crate) const PASSWORD: &str = "to be or not to be";
@@ -33,14 +32,14 @@ pub(crate) const FLAGS: &[&str] = &["--last-use-interval", "300ms"];
 
 /// Shared control plane with two operators. Tests must not restart or kill them.
 pub(crate) fn logins() -> &'static Cluster {
-    static LOGINS: OnceLock<Cluster> = OnceLock::new();
-    LOGINS.get_or_init(|| {
+    static LOGINS: SharedCluster = SharedCluster::new(|| {
         let cluster = Cluster::create("logins", &[]);
         cluster.start_operator(FLAGS);
         cluster.start_operator(FLAGS);
         wait_until_served(&cluster);
         cluster
-    })
+    });
+    LOGINS.get()
 }
 
 /// Creates a user with [`PASSWORD`]. `change` may modify the spec first.

@@ -10,7 +10,6 @@ mod strict;
 mod waiting;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use k8s_openapi::api::core::v1::{Namespace, Pod, ResourceQuota, ServiceAccount};
@@ -21,6 +20,7 @@ use roster_api::{OWNER_LABEL, User};
 use roster_harness::Flags;
 use serde_json::{Value, json};
 
+use crate::shared_cluster::SharedCluster;
 use crate::support::{Cluster, audit_position, condition, create, eventually, operator_writes, user_where};
 
 /// Name of Roster's objects in each owned namespace.
@@ -28,8 +28,7 @@ pub(crate) const ROSTER: &str = "roster";
 
 /// Shared control plane with two operators, which must agree. Tests must not stop them.
 fn quota() -> &'static Cluster {
-    static QUOTA: OnceLock<Cluster> = OnceLock::new();
-    QUOTA.get_or_init(|| {
+    static QUOTA: SharedCluster = SharedCluster::new(|| {
         // kube-controller-manager corrects missed counts within 30 seconds.
         let flags = Flags { controller_manager: &["--resource-quota-sync-period=30s"], ..Flags::default() };
         let cluster = Cluster::create_with("quota", &[], flags);
@@ -37,7 +36,8 @@ fn quota() -> &'static Cluster {
         cluster.start_operator(&[]);
         wait_for_policy(&cluster);
         cluster
-    })
+    });
+    QUOTA.get()
 }
 
 /// kube-apiserver enforces a new policy, and observes its parameter objects, shortly after they are created.

@@ -13,6 +13,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
+use rustix::process::Signal;
 use serde_json::Value;
 
 use self::authenticators::AuthenticatorFiles;
@@ -159,6 +160,15 @@ impl ControlPlane {
             self.kubectl.run(&["get", "--raw", "/readyz"])
         })?;
         Ok(())
+    }
+
+    /// Kills all processes. The control plane can no longer be used.
+    pub fn kill(&self) {
+        let api_server = self.api_server.lock().unwrap_or_else(PoisonError::into_inner);
+        for process in [&self.controller_manager, &*api_server, &self.etcd] {
+            // One that has already ended is not a failure.
+            let _ = process.signal(Signal::KILL);
+        }
     }
 
     /// Stops the control plane so that its data can be copied.
