@@ -22,7 +22,7 @@ use super::naming::{GroupNames, NameError, Reference};
 use super::restriction::{Restrictions, Unlifted, keep_foreign};
 use super::rules::{Fault, Faults, Kind, Rules, fault};
 use super::taken::{Claims, Taken, also};
-use super::{hashes, names};
+use super::{hashes, names, paths};
 
 /// Options of an import.
 #[derive(Clone, Debug, Default)]
@@ -35,7 +35,7 @@ pub struct Options {
     pub hash_passwords: bool,
     /// Create no Groups.
     pub no_groups: bool,
-    /// Fields of a User's `spec` to skip.
+    /// Fields of a User's `spec` to leave as they are.
     pub without: Vec<String>,
     /// Names of the cluster's Groups that were imported before, by their identities in the source.
     pub known_groups: BTreeMap<String, String>,
@@ -209,7 +209,7 @@ fn refer_to_groups(input: &mut Input, options: &Options) {
     }
     for person in &mut input.users {
         for path in &options.without {
-            remove(&mut person.spec, path);
+            paths::remove(&mut person.spec, path);
             if path == "groups" {
                 (person.groups, person.claimed) = (Vec::new(), Vec::new());
                 person.unclear = Unclear::default();
@@ -333,6 +333,7 @@ impl Assembly<'_> {
         self.set_groups(&mut person.spec, "groups", &person.groups)?;
         let kept = if self.options.has_groups() { self.keeper.user(&mut person, &name) } else { Vec::new() };
         let secret = self.secret(&mut person, &name)?;
+        self.options.current.keep_omitted(&name, &mut person.spec);
         let emails = person.emails();
         let place = person.place;
         let mut object = manifest(Kind::User, &name, person.labels, person.spec);
@@ -468,20 +469,6 @@ fn accept(item: Option<&mut Item>) {
     if let Some(spec) = item.and_then(|item| item.object["spec"].as_object_mut()) {
         // Memberships are declared in the Users. Only Roster's own manifests set this field to another value.
         spec.entry("acceptDeclaredMembers").or_insert(true.into());
-    }
-}
-
-fn remove(fields: &mut Map<String, Value>, path: &str) {
-    match path.split_once('.') {
-        None => drop(fields.remove(path)),
-        Some((first, rest)) => {
-            if let Some(nested) = fields.get_mut(first).and_then(Value::as_object_mut) {
-                remove(nested, rest);
-                if nested.is_empty() {
-                    fields.remove(first);
-                }
-            }
-        }
     }
 }
 

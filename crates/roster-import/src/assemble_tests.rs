@@ -2,6 +2,7 @@ use super::*;
 use crate::{Format, Source, read};
 use rstest::rstest;
 
+const END: &str = "2030-01-01T00:00:00Z";
 const BCRYPT: &str = "$2y$10$Crp.JRmPaTvHiaNv0vwaM.RQnwtFtjgGk9MRsobGNrgrmOptI6WaW";
 
 fn plan_with(format: Format, text: &str, options: &Options) -> Plan {
@@ -144,4 +145,27 @@ fn fields_and_groups_can_be_skipped() {
     assert_eq!(rejections(&plan), [""; 0]);
     assert_eq!(plan.items.len(), 1);
     assert_eq!(plan.items[0].object["spec"], json!({"groups": ["ops"]}));
+}
+
+/// Otherwise, an import that omits a field would strip people of their Groups, or enable them.
+#[rstest]
+#[case("groups", json!({"groups": ["ops", "root"]}), json!({"groups": ["ops", "root"]}))]
+#[case("state", json!({"state": "Disabled"}), json!({"state": "Disabled"}))]
+#[case("validity", json!({"validity": {"notAfter": END}}), json!({"validity": {"notAfter": END}}))]
+// Only the omitted half stays.
+#[case("validity.notAfter", json!({"validity": {"notBefore": "2020-01-01T00:00:00Z", "notAfter": END}}),
+    json!({"validity": {"notBefore": "2021-01-01T00:00:00Z", "notAfter": END}}))]
+// No import has applied the field.
+#[case("state", json!({}), json!({"state": null}))]
+fn omitted_fields_stay_as_they_are(#[case] without: &str, #[case] applied: Value, #[case] expected: Value) {
+    let text = "username,groups,state,validity.notBefore,validity.notAfter\n\
+                ada,dev,Active,2021-01-01T00:00:00Z,2031-01-01T00:00:00Z\n";
+    let mut options = Options { without: vec![without.to_owned()], ..Options::default() };
+    options.current.add_omitted("ada", &applied, &options.without);
+    let plan = plan_with(Format::Csv, text, &options);
+    assert_eq!(rejections(&plan), [""; 0]);
+    let spec = &plan.items.last().unwrap().object["spec"];
+    for (field, value) in expected.as_object().unwrap() {
+        assert_eq!(&spec[field], value, "{without}");
+    }
 }

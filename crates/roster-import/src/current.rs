@@ -5,6 +5,7 @@ use std::collections::{HashMap, HashSet};
 use serde_json::{Map, Value};
 
 use super::membership::names;
+use super::paths;
 use super::restriction::foreign;
 
 /// What existing Users and Groups have that the import must not take away, by the name of the object.
@@ -18,6 +19,8 @@ pub struct Current {
     accepting: HashSet<String>,
     /// Fields of `spec` that restrict a User and that no import has set.
     restrictions: HashMap<String, Map<String, Value>>,
+    /// The fields of `spec` in [`Options::without`](super::assemble::Options::without) that imports applied to a User.
+    omitted: HashMap<String, Map<String, Value>>,
 }
 
 impl Current {
@@ -45,6 +48,25 @@ impl Current {
         let fields = foreign(spec, owned);
         if !fields.is_empty() {
             self.restrictions.insert(name.to_owned(), fields);
+        }
+    }
+
+    /// Adds the fields of an existing User that this import omits. `applied` contains the fields of `spec` that imports applied,
+    /// with their current values.
+    pub fn add_omitted(&mut self, name: &str, applied: &Value, without: &[String]) {
+        let mut fields = Map::new();
+        for path in without {
+            paths::copy(applied, path, &mut fields);
+        }
+        if !fields.is_empty() {
+            self.omitted.insert(name.to_owned(), fields);
+        }
+    }
+
+    /// Adds the omitted fields to a manifest, because server-side apply would otherwise remove them from the User.
+    pub(super) fn keep_omitted(&self, name: &str, spec: &mut Map<String, Value>) {
+        if let Some(fields) = self.omitted.get(name) {
+            paths::add_missing(spec, fields);
         }
     }
 

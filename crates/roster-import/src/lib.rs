@@ -43,6 +43,7 @@ mod naming;
 mod openshift;
 mod openstack;
 mod passwd;
+mod paths;
 mod rancher;
 pub mod restriction;
 pub mod rules;

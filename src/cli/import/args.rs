@@ -67,7 +67,7 @@ pub(in crate::cli) struct Args {
     #[arg(long)]
     pub(super) no_groups: bool,
 
-    /// Field of a User's spec to omit, such as mobile. Repeatable.
+    /// Field of a User's spec to omit, such as mobile. Existing Users keep it as it is. Repeatable.
     #[arg(long, value_name = "FIELD")]
     pub(super) without: Vec<String>,
 

@@ -136,3 +136,29 @@ async fn leavers_are_restricted_before_anything_else_is_read() {
     assert!(!output.status.success() && reported.contains(says), "{reported}");
     assert_eq!(users.get(&eve).await.unwrap().spec.state, DesiredState::Disabled);
 }
+
+/// Server-side apply would otherwise remove what earlier imports have set.
+#[tokio::test(flavor = "multi_thread")]
+async fn omitted_fields_of_existing_users_stay() {
+    let (ada, group, realm) = (unique("omitted-ada"), unique("omitted-group"), unique("realm"));
+    let users = cluster().users().await;
+    let write = |enabled: bool, locale: &str| {
+        let attributes = json!({"locale": [locale]});
+        let person = json!({"id": "1", "username": ada, "enabled": enabled, "attributes": attributes,
+            "groups": [format!("/{group}")]});
+        let groups = json!([{"id": "7", "name": group}]);
+        file("omitted.json", &json!({"realm": realm, "groups": groups, "users": [person]}).to_string())
+    };
+    let path = write(false, "en");
+    let apply = ["import", "--from", "keycloak", &path, "--apply"];
+    succeeds(&apply);
+    write(true, "de");
+    let without = [&apply[..], &["--without", "state", "--without", "groups", "--without", "language"]].concat();
+    assert_eq!(last_line(&succeeds(&without)), "0 created, 0 changed, 2 unchanged, 0 rejected");
+    let without = [&apply[..], &["--without", "state", "--without", "groups"]].concat();
+    assert_eq!(last_line(&succeeds(&without)), "0 created, 1 changed, 1 unchanged, 0 rejected");
+    let spec = users.get(&ada).await.unwrap().spec;
+    assert_eq!((spec.state, spec.groups, spec.language.as_deref()), (DesiredState::Disabled, vec![group], Some("de")));
+    succeeds(&apply);
+    assert_eq!(users.get(&ada).await.unwrap().spec.state, DesiredState::Active);
+}
