@@ -9,19 +9,19 @@
 //! holds roles, and would get it with a password of their own. So only the User that was imported from the same identity
 //! gets further credentials.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
-use kube::core::{Selector, SelectorExt};
 use roster_api::SOURCE_ID_ANNOTATION;
-use serde::Deserialize;
 use serde_json::Value;
 
+use super::acceptance::{Acceptance, labels, members, names};
+use super::accepted::Accepted;
 use super::assemble::{Item, Plan};
 use super::control;
 use super::draft::Place;
 use super::rules::Kind;
+use super::ties::Ties;
 
 /// Maximum number of Users that are reported by name, for each Group and, in total, for promotions. Further ones are
 /// only counted.
@@ -38,22 +38,27 @@ pub struct Consent<'a> {
     listed: HashMap<&'a str, BTreeSet<&'a str>>,
     /// Users of the plan, by name.
     people: HashMap<&'a str, &'a Item>,
-    /// Names of the Users of the plan that exist.
-    existing: HashSet<&'a str>,
     promotions: Promotions,
+    ties: Ties<'a>,
+    /// Users that may gain something.
+    accepted: Accepted,
+    /// Users that may be created as administrators.
+    administrators: Accepted,
     /// Whether the import takes over fields of other field managers.
     takes_over: bool,
 }
 
 /// What an import must not do without consent.
-#[derive(Clone, Debug, Default, Eq, PartialEq)]
-pub struct Findings {
+#[derive(Debug, Default)]
+pub struct Findings<'a> {
     /// Groups that would accept existing Users, sorted by name.
     pub admitted: Vec<Admitted>,
     /// Existing Users that would gain something or change hands.
     pub promotions: Promotions,
     /// Users that do not exist yet and would be administrators.
     pub administrators: Vec<Administrator>,
+    /// What else must not be applied because of these.
+    pub ties: Ties<'a>,
 }
 
 /// A User of the cluster.
@@ -83,8 +88,8 @@ pub struct Promotions {
     /// The first ones, at most `MAX_NAMED`. Users that no import has written come first, because they are the likely
     /// victims if many Users of earlier imports are among them.
     pub first: Vec<Promotion>,
-    /// Total number.
-    pub count: usize,
+    /// Names of all of them, sorted.
+    pub users: BTreeSet<String>,
 }
 
 /// An existing User that the plan adds to Groups, makes an administrator or hands over.
@@ -184,6 +189,17 @@ impl fmt::Display for Admitted {
     }
 }
 
+/// An existing Group of the cluster.
+#[derive(Clone, Copy, Debug)]
+pub struct ExistingGroup<'a> {
+    /// `metadata.name`.
+    pub name: &'a str,
+    /// `spec`.
+    pub spec: &'a Value,
+    /// Fields of `spec` that earlier imports applied, in the notation of `managedFields`. JSON null if no import has applied the Group.
+    pub owned: &'a Value,
+}
+
 struct PlannedGroup<'a> {
     item: &'a Item,
     before: Acceptance,
@@ -199,42 +215,11 @@ impl PlannedGroup<'_> {
     }
 }
 
-/// Condition under which a Group accepts declared members.
-#[derive(Default)]
-struct Acceptance {
-    accepts_declared: bool,
-    selector: Option<Selector>,
-}
-
-impl Acceptance {
-    fn of(spec: &Value) -> Self {
-        let selector = LabelSelector::deserialize(&spec["memberSelector"]).ok();
-        Self {
-            accepts_declared: spec["acceptDeclaredMembers"] == true,
-            selector: selector.and_then(|selector| selector.try_into().ok()),
-        }
-    }
-
-    fn accepts(&self, group: &str, labels: &BTreeMap<String, String>, spec: &Value) -> bool {
-        let selects = || self.selector.as_ref().is_some_and(|selector| selector.matches(labels));
-        self.accepts_declared && (names(spec, group) || selects())
-    }
-}
-
-/// Returns whether a User's `spec.groups` contains the Group.
-fn names(spec: &Value, group: &str) -> bool {
-    spec["groups"].as_array().is_some_and(|groups| groups.iter().any(|name| name == group))
-}
-
-/// Returns the Users that a Group's `spec` lists in `members` or `memberships`.
-fn members(spec: &Value) -> impl Iterator<Item = &str> {
-    let items = |field: &str| spec[field].as_array().into_iter().flatten();
-    let limited = items("memberships").map(|membership| &membership["user"]);
-    items("members").chain(limited).filter_map(Value::as_str)
-}
-
-fn labels(object: &Value) -> BTreeMap<String, String> {
-    BTreeMap::deserialize(&object["metadata"]["labels"]).unwrap_or_default()
+/// Returns the labels of a User after its manifest is applied.
+fn merged_labels(user: &ExistingUser, manifest: &Value) -> BTreeMap<String, String> {
+    let mut merged = user.labels.clone();
+    merged.extend(labels(manifest));
+    merged
 }
 
 impl<'a> Consent<'a> {
@@ -259,9 +244,26 @@ impl<'a> Consent<'a> {
         }
         let people = people.into_iter().map(|item| (&*item.name, item)).collect();
         let (selecting, selecting_elsewhere) = (selecting.collect(), BTreeMap::new());
-        let (existing, promotions) = (HashSet::new(), Promotions::default());
-        let takes_over = false;
-        Self { groups, selecting, selecting_elsewhere, listed, people, existing, promotions, takes_over }
+        let (promotions, ties, takes_over) = (Promotions::default(), Ties::new(plan), false);
+        let (accepted, administrators) = Default::default();
+        Self {
+            groups,
+            selecting,
+            selecting_elsewhere,
+            listed,
+            people,
+            promotions,
+            ties,
+            accepted,
+            administrators,
+            takes_over,
+        }
+    }
+
+    /// Sets which Users may gain something, and which may be created as administrators.
+    #[must_use]
+    pub fn accepting(self, accepted: Accepted, administrators: Accepted) -> Self {
+        Self { accepted, administrators, ..self }
     }
 
     /// Sets whether the import takes over fields of other field managers.
@@ -271,7 +273,9 @@ impl<'a> Consent<'a> {
     }
 
     /// Adds a Group of the cluster. Fields that the manifest does not set keep their existing values.
-    pub fn existing_group(&mut self, name: &str, spec: &Value) {
+    pub fn existing_group(&mut self, group: &ExistingGroup) {
+        let ExistingGroup { name, spec, .. } = *group;
+        self.ties.existing_group(group);
         let Some(planned_group) = self.groups.get_mut(name) else {
             let acceptance = Acceptance::of(spec);
             if acceptance.selector.is_some() {
@@ -299,9 +303,44 @@ impl<'a> Consent<'a> {
 
     /// Checks a User of the cluster. Call this after all existing Groups have been added.
     pub fn existing_user(&mut self, user: &ExistingUser) {
-        self.existing.extend(self.people.get_key_value(user.name).map(|(name, _)| *name));
-        self.admit(user);
-        self.promote(user);
+        self.tie(user);
+        if !self.accepted.contains(user.name) {
+            self.admit(user);
+            self.promote(user);
+        }
+    }
+
+    /// Records what must not be applied if the User is not.
+    fn tie(&mut self, user: &ExistingUser) {
+        let planned = self.people.get(user.name).copied();
+        let mut joined = self.newly_listing(user.name, user.spec["username"].as_str());
+        let named = user.spec["groups"].as_array().into_iter().flatten().filter_map(Value::as_str);
+        for group in named.chain(self.selecting.iter().copied()).filter(|_| planned.is_some()) {
+            let group = self.groups.get(group).filter(|group| group.newly_accepts(user, user.labels, user.spec));
+            joined.extend(group.map(|group| &*group.item.name));
+        }
+        self.ties.existing_user(user, planned, joined);
+        if let Some(item) = planned.filter(|_| !self.selecting.is_empty()) {
+            let labels = merged_labels(user, &item.object);
+            self.select(item, &labels, Some(user));
+        }
+    }
+
+    /// Records which Groups would select a User of the plan as they are now, and do not accept it yet.
+    fn select(&mut self, item: &'a Item, labels: &BTreeMap<String, String>, user: Option<&ExistingUser>) {
+        for name in &self.selecting {
+            let live = &self.groups[name].before;
+            let is_member = user.is_some_and(|user| live.accepts(name, user.labels, user.spec));
+            if live.selects(labels) && !is_member {
+                self.ties.select(name, &item.name);
+            }
+        }
+    }
+
+    /// Returns the Groups that newly list a User.
+    fn newly_listing(&self, name: &str, username: Option<&str>) -> BTreeSet<&'a str> {
+        let names = std::iter::once(name).chain(username);
+        names.filter_map(|name| self.listed.get(name)).flatten().copied().collect()
     }
 
     /// Records the Groups that would accept the User although the plan does not add it to them.
@@ -325,12 +364,7 @@ impl<'a> Consent<'a> {
     /// Records what the plan would newly give to the User, and to whom it would give control of the User.
     fn promote(&mut self, user: &ExistingUser) {
         let planned = self.people.get(user.name).copied();
-        let listed = self
-            .listed
-            .get(user.name)
-            .into_iter()
-            .chain(user.spec["username"].as_str().and_then(|name| self.listed.get(name)));
-        let mut groups: BTreeSet<&str> = listed.flatten().copied().collect();
+        let mut groups: BTreeSet<&str> = self.newly_listing(user.name, user.spec["username"].as_str());
         if let Some(item) = planned {
             groups.extend(self.gained(user, &item.object));
         }
@@ -350,10 +384,7 @@ impl<'a> Consent<'a> {
 
     /// Returns the Groups that the manifest of an existing User newly names, or that would newly accept the User.
     fn gained<'b>(&'b self, user: &'b ExistingUser, manifest: &'b Value) -> Vec<&'b str> {
-        let mut labels = labels(manifest);
-        for (key, value) in user.labels {
-            labels.entry(key.clone()).or_insert_with(|| value.clone());
-        }
+        let labels = merged_labels(user, manifest);
         let spec = if manifest["spec"].get("groups").is_some() { &manifest["spec"] } else { user.spec };
         let named = spec["groups"].as_array().into_iter().flatten().filter_map(Value::as_str);
         let named = named.filter(|group| {
@@ -369,24 +400,33 @@ impl<'a> Consent<'a> {
     }
 
     /// Returns what requires consent.
-    pub fn finish(self) -> Findings {
-        let admitted = self.groups.into_values().map(|planned_group| planned_group.admitted);
-        let is_new = |item: &&&Item| item.object["spec"]["admin"] == true && !self.existing.contains(&*item.name);
-        let administrators = self.people.values().filter(is_new);
-        let mut administrators: Vec<Administrator> =
-            administrators.map(|item| Administrator { place: item.place, user: item.name.clone() }).collect();
+    pub fn finish(mut self) -> Findings<'a> {
+        let mut administrators = Vec::new();
+        for item in self.people.values().copied().filter(|item| !self.ties.exists(item)).collect::<Vec<_>>() {
+            let spec = &item.object["spec"];
+            if spec["admin"] == true && !self.administrators.contains(&item.name) {
+                administrators.push(Administrator { place: item.place, user: item.name.clone() });
+            }
+            let listing = self.newly_listing(&item.name, spec["username"].as_str());
+            self.ties.join(&item.name, listing);
+            if !self.selecting.is_empty() {
+                self.select(item, &labels(&item.object), None);
+            }
+        }
         administrators.sort_by_key(|administrator| administrator.place);
+        let admitted = self.groups.into_values().map(|planned_group| planned_group.admitted);
         Findings {
             admitted: admitted.filter(|admitted| admitted.count > 0).collect(),
             promotions: self.promotions,
             administrators,
+            ties: self.ties,
         }
     }
 }
 
 impl Promotions {
     fn add(&mut self, promotion: Promotion) {
-        self.count += 1;
+        self.users.insert(promotion.user.clone());
         if self.first.len() < MAX_NAMED {
             self.first.push(promotion);
         } else if !promotion.is_imported

@@ -1,7 +1,10 @@
+use std::sync::LazyLock;
+
 use super::*;
 use crate::assemble::{Options, assemble};
 use crate::rules::Rules;
 use crate::{Format, Source, read};
+use serde::Deserialize;
 use serde_json::json;
 
 fn plan(yaml: &str) -> Plan {
@@ -25,13 +28,20 @@ fn unowned(name: &str) -> ExistingUser<'_> {
     }
 }
 
+/// Returns a Group that an earlier import has applied.
+fn group<'a>(name: &'a str, spec: &'a Value) -> ExistingGroup<'a> {
+    static OWNED: LazyLock<Value> =
+        LazyLock::new(|| json!({"f:acceptDeclaredMembers": {}, "f:memberSelector": {}, "f:members": {}}));
+    ExistingGroup { name, spec, owned: &OWNED }
+}
+
 /// Returns the messages about existing Users that Groups would newly accept. `groups` contains the name and `spec` of
 /// existing Groups, `users` the name, labels and `spec` of existing Users.
 fn messages(yaml: &str, groups: &[(&str, Value)], users: &[(&str, Value, Value)]) -> Vec<String> {
     let plan = plan(yaml);
     let mut consent = Consent::new(&plan);
     for (name, spec) in groups {
-        consent.existing_group(name, spec);
+        consent.existing_group(&group(name, spec));
     }
     for (name, labels, spec) in users {
         let labels = BTreeMap::deserialize(labels).unwrap();
@@ -45,12 +55,12 @@ fn gains(yaml: &str, groups: &[(&str, Value)], labels: &Value, spec: &Value) -> 
     let plan = plan(yaml);
     let mut consent = Consent::new(&plan);
     for (name, spec) in groups {
-        consent.existing_group(name, spec);
+        consent.existing_group(&group(name, spec));
     }
     let labels = BTreeMap::deserialize(labels).unwrap();
     consent.existing_user(&ExistingUser { labels: &labels, spec, ..unowned("ada") });
     let promotions = consent.finish().promotions;
-    assert_eq!(promotions.first.len(), promotions.count);
+    assert_eq!(promotions.first.len(), promotions.users.len());
     promotions.first.into_iter().map(|promotion| (promotion.groups, promotion.is_admin)).collect()
 }
 
@@ -280,7 +290,7 @@ fn users_that_no_import_has_written_are_named_first() {
         consent.existing_user(&ExistingUser { owned, ..unowned(&name) });
     }
     let promotions = consent.finish().promotions;
-    assert_eq!((promotions.count, promotions.first.len()), (12, 10));
+    assert_eq!((promotions.users.len(), promotions.first.len()), (12, 10));
     assert!(promotions.first.iter().any(|promotion| promotion.user == "u11"));
 }
 
@@ -292,5 +302,5 @@ fn new_administrators_are_reported() {
     let findings = consent.finish();
     let new: Vec<String> = findings.administrators.iter().map(ToString::to_string).collect();
     assert_eq!(new, ["User ada does not exist yet, and this import would create it with spec.admin"]);
-    assert_eq!(findings.promotions.count, 1);
+    assert_eq!(findings.promotions.users.len(), 1);
 }

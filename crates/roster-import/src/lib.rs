@@ -14,6 +14,8 @@
 #![forbid(unsafe_code)]
 #![warn(unreachable_pub)]
 
+mod acceptance;
+pub mod accepted;
 pub mod assemble;
 mod columns;
 pub mod conflict;
@@ -29,6 +31,7 @@ mod documents;
 pub mod draft;
 mod expiry;
 pub mod hashes;
+pub mod held;
 mod htpasswd;
 mod identifiers;
 mod keeper;
@@ -49,6 +52,7 @@ pub mod restriction;
 pub mod rules;
 mod taken;
 mod text;
+mod ties;
 pub mod write;
 
 use draft::{Input, Place};

@@ -18,6 +18,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
+use roster_import::accepted::Accepted;
 use roster_import::assemble::{Options, Plan, Renamed, assemble};
 use roster_import::draft::Input;
 use roster_import::rules::Rules;
@@ -101,10 +102,10 @@ fn report_names(plan: &Plan, files: &Files) {
 
 async fn run(args: &Args, plan: Plan, files: &Files) -> Result<Outcome> {
     if let Some(folder) = &args.write {
-        if !args.accept_existing_users {
+        if !args.accept_existing_users.as_ref().is_some_and(Accepted::is_all) {
             write::warn_of_existing_users(&plan);
         }
-        if !args.accept_administrators {
+        if !args.accept_administrators.as_ref().is_some_and(Accepted::is_all) {
             write::warn_of_administrators(&plan);
         }
         return write::manifests(plan, folder);
