@@ -10,22 +10,18 @@
 //! gets further credentials.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::fmt;
 
 use roster_api::SOURCE_ID_ANNOTATION;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::acceptance::{Acceptance, labels, members, names};
 use super::accepted::Accepted;
 use super::assemble::{Item, Plan};
 use super::control;
-use super::draft::Place;
+use super::findings::{Administrator, Admitted, Findings, MAX_NAMED, Present, Promotion, Promotions};
+use super::membership;
 use super::rules::Kind;
 use super::ties::Ties;
-
-/// Maximum number of Users that are reported by name, for each Group and, in total, for promotions. Further ones are
-/// only counted.
-const MAX_NAMED: usize = 10;
 
 /// Groups of a plan, and the existing Users that they would accept.
 pub struct Consent<'a> {
@@ -39,6 +35,7 @@ pub struct Consent<'a> {
     /// Users of the plan, by name.
     people: HashMap<&'a str, &'a Item>,
     promotions: Promotions,
+    present: Vec<Present>,
     ties: Ties<'a>,
     /// Users that may gain something.
     accepted: Accepted,
@@ -46,19 +43,6 @@ pub struct Consent<'a> {
     administrators: Accepted,
     /// Whether the import takes over fields of other field managers.
     takes_over: bool,
-}
-
-/// What an import must not do without consent.
-#[derive(Debug, Default)]
-pub struct Findings<'a> {
-    /// Groups that would accept existing Users, sorted by name.
-    pub admitted: Vec<Admitted>,
-    /// Existing Users that would gain something or change hands.
-    pub promotions: Promotions,
-    /// Users that do not exist yet and would be administrators.
-    pub administrators: Vec<Administrator>,
-    /// What else must not be applied because of these.
-    pub ties: Ties<'a>,
 }
 
 /// A User of the cluster.
@@ -78,117 +62,6 @@ pub struct ExistingUser<'a> {
     pub gets_password: bool,
 }
 
-/// Existing Users that the plan adds to Groups, makes administrators or hands over.
-///
-/// It does not matter who created the User. Field managers, labels and annotations prove nothing, because anyone who
-/// may write Users can choose them. Nor does an earlier import of the User: if it granted nothing, it needed no
-/// consent.
-#[derive(Clone, Debug, Default, Eq, PartialEq)]
-pub struct Promotions {
-    /// The first ones, at most `MAX_NAMED`. Users that no import has written come first, because they are the likely
-    /// victims if many Users of earlier imports are among them.
-    pub first: Vec<Promotion>,
-    /// Names of all of them, sorted.
-    pub users: BTreeSet<String>,
-}
-
-/// An existing User that the plan adds to Groups, makes an administrator or hands over.
-#[derive(Clone, Debug, Default, Eq, PartialEq)]
-pub struct Promotion {
-    /// Position of the User or Group in the source.
-    pub place: Place,
-    /// Name of the User.
-    pub user: String,
-    /// Groups of which the User would become a member.
-    pub groups: Vec<String>,
-    /// Whether the plan sets `spec.admin`, which the User does not have yet.
-    pub is_admin: bool,
-    /// Whether the plan replaces the password.
-    pub gets_password: bool,
-    /// Fields of `spec` that the plan changes and that give someone control of the User.
-    pub fields: Vec<String>,
-    /// Identity in the source that the User would belong to, and does not belong to yet.
-    pub source: Option<String>,
-    /// Whether an earlier import has written the User.
-    pub is_imported: bool,
-}
-
-/// A User that does not exist yet and would be an administrator.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub struct Administrator {
-    /// Position of the User in the source.
-    pub place: Place,
-    /// Name of the User.
-    pub user: String,
-}
-
-impl fmt::Display for Administrator {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "User {} does not exist yet, and this import would create it with spec.admin", self.user)
-    }
-}
-
-/// Returns the items as `a, b and c`.
-fn listed(items: &[String]) -> String {
-    match items {
-        [] => String::new(),
-        [one] => one.clone(),
-        [first @ .., last] => format!("{} and {last}", first.join(", ")),
-    }
-}
-
-impl fmt::Display for Promotion {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut gains = Vec::new();
-        match &self.groups[..] {
-            [] => {}
-            [group] => gains.push(format!("add it to Group {group}")),
-            groups => gains.push(format!("add it to the Groups {}", listed(groups))),
-        }
-        if self.is_admin {
-            gains.push("set spec.admin".to_owned());
-        }
-        if self.gets_password {
-            gains.push("set its password".to_owned());
-        }
-        if !self.fields.is_empty() {
-            let fields: Vec<String> = self.fields.iter().map(|field| format!("spec.{field}")).collect();
-            gains.push(format!("change {}", listed(&fields)));
-        }
-        gains.extend(self.source.as_ref().map(|source| format!("give it to {source}")));
-        let (user, gains) = (&self.user, listed(&gains));
-        write!(f, "User {user} already exists, and this import would {gains}")
-    }
-}
-
-/// Existing Users that a Group would accept although the plan does not add them to it.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub struct Admitted {
-    /// Position of the Group in the source.
-    pub place: Place,
-    /// Name of the Group.
-    pub group: String,
-    /// Names of the first Users, at most `MAX_NAMED`.
-    pub users: Vec<String>,
-    /// Total number of Users.
-    pub count: usize,
-}
-
-impl fmt::Display for Admitted {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (group, count, users) = (&self.group, self.count, self.users.join(", "));
-        let existing = if count == 1 { "User" } else { "Users" };
-        write!(
-            f,
-            "Group {group} would accept {count} existing {existing} that this import does not add to it: {users}"
-        )?;
-        match count - self.users.len() {
-            0 => Ok(()),
-            more => write!(f, " and {more} more"),
-        }
-    }
-}
-
 /// An existing Group of the cluster.
 #[derive(Clone, Copy, Debug)]
 pub struct ExistingGroup<'a> {
@@ -202,6 +75,9 @@ pub struct ExistingGroup<'a> {
 
 struct PlannedGroup<'a> {
     item: &'a Item,
+    /// Whom the Group accepts now.
+    live: Acceptance,
+    /// The same, if an import has made it accept them. Otherwise, someone else has chosen its members.
     before: Acceptance,
     after: Acceptance,
     admitted: Admitted,
@@ -213,6 +89,12 @@ impl PlannedGroup<'_> {
         let group = &self.item.name;
         self.after.accepts(group, labels, spec) && !self.before.accepts(group, user.labels, user.spec)
     }
+}
+
+/// Returns whether an import has decided whom the Group accepts. Otherwise, someone may have created it, with members of their
+/// choice, before the first import.
+fn is_imported(wanted: &Value, owned: &Value) -> bool {
+    !owned.is_null() && (wanted["acceptDeclaredMembers"] != true || control::owns(owned, "acceptDeclaredMembers"))
 }
 
 /// Returns the labels of a User after its manifest is applied.
@@ -231,7 +113,10 @@ impl<'a> Consent<'a> {
             .map(|item| {
                 let admitted = Admitted { place: item.place, group: item.name.clone(), users: Vec::new(), count: 0 };
                 let after = Acceptance::of(&item.object["spec"]);
-                (&*item.name, PlannedGroup { item, before: Acceptance::default(), after, admitted })
+                (
+                    &*item.name,
+                    PlannedGroup { item, live: Acceptance::default(), before: Acceptance::default(), after, admitted },
+                )
             })
             .collect();
         let selecting =
@@ -245,7 +130,7 @@ impl<'a> Consent<'a> {
         let people = people.into_iter().map(|item| (&*item.name, item)).collect();
         let (selecting, selecting_elsewhere) = (selecting.collect(), BTreeMap::new());
         let (promotions, ties, takes_over) = (Promotions::default(), Ties::new(plan), false);
-        let (accepted, administrators) = Default::default();
+        let (accepted, administrators, present) = Default::default();
         Self {
             groups,
             selecting,
@@ -253,6 +138,7 @@ impl<'a> Consent<'a> {
             listed,
             people,
             promotions,
+            present,
             ties,
             accepted,
             administrators,
@@ -274,7 +160,7 @@ impl<'a> Consent<'a> {
 
     /// Adds a Group of the cluster. Fields that the manifest does not set keep their existing values.
     pub fn existing_group(&mut self, group: &ExistingGroup) {
-        let ExistingGroup { name, spec, .. } = *group;
+        let ExistingGroup { name, spec, owned } = *group;
         self.ties.existing_group(group);
         let Some(planned_group) = self.groups.get_mut(name) else {
             let acceptance = Acceptance::of(spec);
@@ -283,22 +169,53 @@ impl<'a> Consent<'a> {
             }
             return;
         };
-        for member in members(spec) {
-            if let Some(groups) = self.listed.get_mut(member) {
-                groups.remove(name);
-            }
-        }
         let wanted = &planned_group.item.object["spec"];
-        planned_group.before = Acceptance::of(spec);
+        planned_group.live = Acceptance::of(spec);
         if wanted.get("acceptDeclaredMembers").is_none() {
-            planned_group.after.accepts_declared = planned_group.before.accepts_declared;
+            planned_group.after.accepts_declared = planned_group.live.accepts_declared;
         }
         if wanted.get("memberSelector").is_none() {
-            planned_group.after.selector.clone_from(&planned_group.before.selector);
+            planned_group.after.selector.clone_from(&planned_group.live.selector);
         }
+        if is_imported(wanted, owned) {
+            planned_group.before = planned_group.live.clone();
+            for member in members(spec) {
+                if let Some(groups) = self.listed.get_mut(member) {
+                    groups.remove(name);
+                }
+            }
+        } else {
+            let (place, group) = (planned_group.item.place, planned_group.item.name.as_str());
+            let members = self.present(group, wanted, spec);
+            let count = members.len();
+            let members: Vec<String> = members.into_iter().take(MAX_NAMED).collect();
+            self.present.extend((count > 0).then(|| Present { place, group: group.to_owned(), members, count }));
+        }
+        let planned_group = &self.groups[name];
         if planned_group.after.selector.is_some() {
             self.selecting.insert(&planned_group.item.name);
         }
+    }
+
+    /// Returns the members that an existing Group lists and keeps, each with its kind, and that the plan does not add to it.
+    fn present(&self, group: &str, wanted: &Value, spec: &Value) -> Vec<String> {
+        let kept = |field: &str| if wanted.get(field).is_none() { spec[field].clone() } else { Value::Null };
+        let kept = json!({"members": kept("members"), "memberships": kept("memberships"), "memberGroups": kept("memberGroups")});
+        let listed: BTreeSet<&str> = members(&kept).filter(|member| !self.accepted.contains(member)).collect();
+        let joins = |item: &Item| names(&item.object["spec"], group);
+        // People are named by their names or usernames.
+        let by_username: BTreeSet<&str> = match listed.is_empty() {
+            true => BTreeSet::new(),
+            false => {
+                let joining = self.people.values().filter(|item| joins(item));
+                joining.filter_map(|item| item.object["spec"]["username"].as_str()).collect()
+            }
+        };
+        let is_planned =
+            |user: &str| by_username.contains(user) || self.people.get(user).is_some_and(|item| joins(item));
+        let users = listed.into_iter().filter(|user| !is_planned(user)).map(|user| format!("User {user}"));
+        let nested = membership::names(&kept["memberGroups"]).filter(|_| !self.accepted.is_all());
+        users.chain(nested.map(|nested| format!("Group {nested}"))).collect()
     }
 
     /// Checks a User of the cluster. Call this after all existing Groups have been added.
@@ -329,7 +246,7 @@ impl<'a> Consent<'a> {
     /// Records which Groups would select a User of the plan as they are now, and do not accept it yet.
     fn select(&mut self, item: &'a Item, labels: &BTreeMap<String, String>, user: Option<&ExistingUser>) {
         for name in &self.selecting {
-            let live = &self.groups[name].before;
+            let live = &self.groups[name].live;
             let is_member = user.is_some_and(|user| live.accepts(name, user.labels, user.spec));
             if live.selects(labels) && !is_member {
                 self.ties.select(name, &item.name);
@@ -417,22 +334,10 @@ impl<'a> Consent<'a> {
         let admitted = self.groups.into_values().map(|planned_group| planned_group.admitted);
         Findings {
             admitted: admitted.filter(|admitted| admitted.count > 0).collect(),
+            present: self.present,
             promotions: self.promotions,
             administrators,
             ties: self.ties,
-        }
-    }
-}
-
-impl Promotions {
-    fn add(&mut self, promotion: Promotion) {
-        self.users.insert(promotion.user.clone());
-        if self.first.len() < MAX_NAMED {
-            self.first.push(promotion);
-        } else if !promotion.is_imported
-            && let Some(imported) = self.first.iter_mut().rfind(|promotion| promotion.is_imported)
-        {
-            *imported = promotion;
         }
     }
 }

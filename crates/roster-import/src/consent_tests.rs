@@ -2,6 +2,7 @@ use std::sync::LazyLock;
 
 use super::*;
 use crate::assemble::{Options, assemble};
+use crate::draft::Place;
 use crate::rules::Rules;
 use crate::{Format, Source, read};
 use serde::Deserialize;
@@ -303,4 +304,41 @@ fn new_administrators_are_reported() {
     let new: Vec<String> = findings.administrators.iter().map(ToString::to_string).collect();
     assert_eq!(new, ["User ada does not exist yet, and this import would create it with spec.admin"]);
     assert_eq!(findings.promotions.users.len(), 1);
+}
+
+/// Someone may have created the Group before the first import, with its identifier and members of their choice.
+#[test]
+fn members_of_groups_that_no_import_has_applied_are_reported() {
+    let selector = json!({"matchLabels": {"team": "dev"}});
+    let planned = plan("---\n{username: ada, groups: [dev]}\n---\n{name: b, username: bob, groups: [dev]}\n");
+    let findings = |spec: &Value, owned: &Value, accepted: &str| {
+        let mut consent = Consent::new(&planned).accepting(accepted.parse().unwrap(), Accepted::default());
+        consent.existing_group(&ExistingGroup { name: "dev", spec, owned });
+        let team = BTreeMap::from([("team".to_owned(), "dev".to_owned())]);
+        let in_dev = json!({"groups": ["dev"]});
+        consent.existing_user(&ExistingUser { spec: &in_dev, ..unowned("ada") });
+        consent.existing_user(&ExistingUser { spec: &in_dev, ..unowned("eve") });
+        consent.existing_user(&ExistingUser { labels: &team, spec: &json!({}), ..unowned("mallory") });
+        let found = consent.finish();
+        let promoted = found.promotions.first.iter().map(ToString::to_string);
+        let all = found.admitted.iter().map(ToString::to_string).chain(found.present.iter().map(ToString::to_string));
+        all.chain(promoted).collect::<Vec<String>>()
+    };
+    let accepts = json!({"acceptDeclaredMembers": true, "memberSelector": selector});
+    let would = "Group dev would accept 2 existing Users that this import does not add to it: eve, mallory";
+    let ada = "User ada already exists, and this import would add it to Group dev";
+    for owned in [Value::Null, json!({"f:displayName": {}})] {
+        assert_eq!(findings(&accepts, &owned, ""), [would, ada]);
+        assert_eq!(findings(&accepts, &owned, "ada"), [would]);
+        assert_eq!(findings(&accepts, &owned, "ada,eve,mallory"), [""; 0]);
+    }
+    assert_eq!(findings(&accepts, &json!({"f:acceptDeclaredMembers": {}}), ""), [""; 0]);
+    let limited = json!([{"user": "joe"}]);
+    let lists = json!({"members": ["ada", "bob", "zoe"], "memberships": limited, "memberGroups": ["evil"]});
+    let has = "Group dev already exists and has members that this import does not add to it: ";
+    let accepted = "ada,eve,mallory";
+    assert_eq!(findings(&lists, &Value::Null, accepted), [format!("{has}User joe, User zoe, Group evil")]);
+    assert_eq!(findings(&lists, &Value::Null, &format!("{accepted},zoe,evil")), [format!("{has}User joe, Group evil")]);
+    assert_eq!(findings(&lists, &Value::Null, "*"), [""; 0]);
+    assert_eq!(findings(&lists, &json!({"f:acceptDeclaredMembers": {}}), accepted), [""; 0]);
 }

@@ -10,7 +10,7 @@ use std::collections::{HashMap, HashSet};
 
 use super::assemble::Item;
 use super::conflict::{Conflict, Conflicting};
-use super::consent::Findings;
+use super::findings::Findings;
 use super::rules::Kind;
 use super::ties::Ties;
 
@@ -36,7 +36,7 @@ pub struct Held<'a> {
 impl<'a> Held<'a> {
     /// Holds the items that conflict or lack consent, and what depends on them.
     pub fn new(findings: Findings<'a>, conflicting: Conflicting) -> Self {
-        let Findings { admitted, promotions, administrators, ties } = findings;
+        let Findings { admitted, present, promotions, administrators, ties } = findings;
         let Conflicting { conflicts, if_held } = conflicting;
         let (joining, parents, items, queue) = (None, HashMap::new(), HashMap::new(), Vec::new());
         let (closed, exposed) = (HashSet::new(), HashSet::new());
@@ -46,6 +46,7 @@ impl<'a> Held<'a> {
             held.hold(kind, name, None);
         }
         admitted.iter().for_each(|item| held.hold(Kind::Group, &item.group, None));
+        present.iter().for_each(|item| held.hold(Kind::Group, &item.group, None));
         promotions.users.iter().for_each(|user| held.hold(Kind::User, user, None));
         administrators.iter().for_each(|item| held.hold(Kind::User, &item.user, None));
         held.settle();

@@ -30,6 +30,7 @@ mod dex;
 mod documents;
 pub mod draft;
 mod expiry;
+pub mod findings;
 pub mod hashes;
 pub mod held;
 mod htpasswd;

@@ -8,9 +8,9 @@ use std::path::Path;
 use roster_api::printable;
 use roster_import::assemble::{Item, Plan};
 use roster_import::conflict::Conflicting;
-use roster_import::consent::Findings;
 use roster_import::csv::formula::neutralized;
 use roster_import::draft::{Place, Rejected};
+use roster_import::findings::Findings;
 use roster_import::held::Held;
 use serde_json::json;
 
@@ -35,11 +35,14 @@ pub(super) fn report_findings(findings: &Findings, conflicting: &Conflicting, pl
     for conflict in &conflicting.conflicts {
         report_at(conflict.place, files, &conflict.to_string());
     }
-    let Findings { admitted, promotions, administrators, .. } = findings;
+    let Findings { admitted, present, promotions, administrators, .. } = findings;
     for item in administrators {
         report_at(item.place, files, &format!("{item}; this requires --accept-administrators"));
     }
     for item in admitted {
+        report_at(item.place, files, &format!("{item}; this requires --accept-existing-users"));
+    }
+    for item in present {
         report_at(item.place, files, &format!("{item}; this requires --accept-existing-users"));
     }
     for item in &promotions.first {
@@ -55,7 +58,7 @@ pub(super) fn report_findings(findings: &Findings, conflicting: &Conflicting, pl
              admin, or accept them with --accept-administrators",
         );
     }
-    if !admitted.is_empty() || !promotions.users.is_empty() {
+    if !admitted.is_empty() || !present.is_empty() || !promotions.users.is_empty() {
         print_line(
             "not applied: find out who created these Users and has their credentials, and whether they are the people of the \
              source; delete them or remove them from the Groups, or accept them with --accept-existing-users",

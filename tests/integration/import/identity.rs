@@ -273,3 +273,36 @@ async fn one_person_does_not_stop_the_import_of_others() {
     let reported = text(&output.stderr);
     assert!(reported.contains("--force-conflicts") && !reported.contains("already exists"), "{reported}");
 }
+
+/// DNs can be guessed, and nothing keeps people from creating a Group that holds no role.
+#[tokio::test(flavor = "multi_thread")]
+async fn members_of_a_group_that_someone_planted_require_a_flag() {
+    let [group, eve, zoe, ada] = ["group", "eve", "zoe", "ada"].map(|what| unique(&format!("adopted-{what}")));
+    let id = format!("ldap:cn={group},dc=x");
+    let users = cluster().users().await;
+    let mut planted = crate::support::user(&eve, false);
+    planted.spec.groups = vec![group.clone()];
+    crate::support::create(&users, &planted).await;
+    let manifest = json!({"apiVersion": "roster.dev/v1alpha1", "kind": "Group",
+        "metadata": {"name": group, "annotations": {"roster.dev/source-id": id}},
+        "spec": {"acceptDeclaredMembers": true, "members": [zoe]}});
+    cluster().kubectl(&["apply", "-f", &file("adopted.json", &manifest.to_string())]);
+    let entry = format!("dn: uid={ada},dc=x\nobjectClass: person\nuid: {ada}\nmodifyTimestamp: 20260101000000Z\n\n");
+    let listed = format!("dn: cn={group},dc=x\nobjectClass: groupOfNames\ncn: {group}\nmember: uid={ada},dc=x\n");
+    let path = file("adopted.ldif", &format!("{entry}{listed}"));
+    let apply = ["import", "--from", "ldif", &path, "--apply"];
+    let output = roster(&apply);
+    let reported = text(&output.stderr);
+    for says in [
+        format!("Group {group} would accept 1 existing User that this import does not add to it: {eve}; this requires"),
+        format!(
+            "Group {group} already exists and has members that this import does not add to it: User {zoe}; this requires"
+        ),
+    ] {
+        assert!(reported.contains(&says), "{reported}");
+    }
+    assert_eq!(last_line(&text(&output.stdout)), "0 created, 0 changed, 0 unchanged, 0 rejected, 2 failed");
+    let accepting = [&apply[..], &[&format!("--accept-existing-users={eve},{zoe}")]].concat();
+    assert_eq!(last_line(&succeeds(&accepting)), "1 created, 1 changed, 0 unchanged, 0 rejected");
+    assert_eq!(last_line(&succeeds(&apply)), "0 created, 0 changed, 2 unchanged, 0 rejected");
+}
