@@ -19,7 +19,7 @@ use super::keeper::{Keeper, of_person};
 use super::known::{KnownUser, KnownUsers};
 use super::membership::{Kept, resolve_claims};
 use super::naming::{GroupNames, NameError, Reference};
-use super::restriction::{Restrictions, Unlifted, keep_foreign};
+use super::restriction::{Restrictions, Unlifted, keep_foreign, keep_imported};
 use super::rules::{Fault, Faults, Kind, Rules, fault};
 use super::taken::{Claims, Taken, also};
 use super::{hashes, names, paths};
@@ -37,6 +37,8 @@ pub struct Options {
     pub no_groups: bool,
     /// Fields of a User's `spec` to leave as they are.
     pub without: Vec<String>,
+    /// Lift restrictions of earlier imports although the file does not show whether accounts are locked.
+    pub lift_restrictions: bool,
     /// Names of the cluster's Groups that were imported before, by their identities in the source.
     pub known_groups: BTreeMap<String, String>,
     /// Users of the cluster that were imported before.
@@ -162,8 +164,20 @@ pub fn assemble(mut input: Input, options: &Options, rules: &Rules) -> Plan {
     let mut contested = contested(&input, &options.known_users);
     let (taken, without_hash, suffixed, renamed, unlifted) = Default::default();
     let (rejected, keeper) = (input.rejected, Keeper::new(names, &options.current, &unclear, &of_all));
-    let mut assembly =
-        Assembly { options, rules, names, keeper, taken, rejected, without_hash, suffixed, renamed, unlifted };
+    let keeps_imported = input.lacks_states && !options.lift_restrictions;
+    let mut assembly = Assembly {
+        options,
+        rules,
+        names,
+        keeper,
+        taken,
+        rejected,
+        without_hash,
+        suffixed,
+        renamed,
+        unlifted,
+        keeps_imported,
+    };
     let mut groups = BTreeMap::new();
     for group in input.groups {
         if let Some(item) = assembly.group(group) {
@@ -245,6 +259,8 @@ struct Assembly<'a> {
     suffixed: Vec<Suffixed>,
     renamed: Vec<Renamed>,
     unlifted: Vec<Unlifted>,
+    /// Whether the source does not show if restrictions of earlier imports still apply.
+    keeps_imported: bool,
 }
 
 /// A password or hash that can't be imported.
@@ -344,6 +360,7 @@ impl Assembly<'_> {
         if !faults.is_empty() {
             return Err(faults);
         }
+        self.keep_imported(place, &name, &mut object);
         self.keep_restrictions(place, &name, &mut object);
         let reference = secret.as_ref().map(|secret| (secret.namespace.clone(), secret.name.clone()));
         let claims = Claims { place, name: &name, login: &login, emails: &emails, source: person.source.as_deref() };
@@ -369,7 +386,17 @@ impl Assembly<'_> {
         let Some((foreign, spec)) = foreign.zip(object["spec"].as_object_mut()) else { return };
         let fields = keep_foreign(spec, foreign);
         if !fields.is_empty() {
-            self.unlifted.push(Unlifted { place, user: name.to_owned(), fields });
+            self.unlifted.push(Unlifted { place, user: name.to_owned(), fields, is_imported: false });
+        }
+    }
+
+    /// Keeps restrictions of earlier imports if the source does not show whether they still apply.
+    fn keep_imported(&mut self, place: Place, name: &str, object: &mut Value) {
+        let imported = self.options.current.imported_restrictions(name).filter(|_| self.keeps_imported);
+        let Some((imported, spec)) = imported.zip(object["spec"].as_object_mut()) else { return };
+        let fields = keep_imported(spec, imported);
+        if !fields.is_empty() {
+            self.unlifted.push(Unlifted { place, user: name.to_owned(), fields, is_imported: true });
         }
     }
 

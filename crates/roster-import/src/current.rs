@@ -21,6 +21,8 @@ pub struct Current {
     restrictions: HashMap<String, Map<String, Value>>,
     /// The fields of `spec` in [`Options::without`](super::assemble::Options::without) that imports applied to a User.
     omitted: HashMap<String, Map<String, Value>>,
+    /// Fields of `spec` that restrict a User and that imports have set.
+    imported_restrictions: HashMap<String, Map<String, Value>>,
 }
 
 impl Current {
@@ -68,6 +70,19 @@ impl Current {
         if let Some(fields) = self.omitted.get(name) {
             paths::add_missing(spec, fields);
         }
+    }
+
+    /// Adds the restrictions of an existing User that imports have set. `applied` contains the fields of `spec` that imports
+    /// applied, with their current values.
+    pub fn add_imported_restrictions(&mut self, name: &str, applied: &Value) {
+        let fields = foreign(applied, &Value::Null);
+        if !fields.is_empty() {
+            self.imported_restrictions.insert(name.to_owned(), fields);
+        }
+    }
+
+    pub(super) fn imported_restrictions(&self, name: &str) -> Option<&Map<String, Value>> {
+        self.imported_restrictions.get(name)
     }
 
     pub(super) fn restrictions(&self, name: &str) -> Option<&Map<String, Value>> {

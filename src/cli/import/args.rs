@@ -54,6 +54,11 @@ pub(in crate::cli) struct Args {
     #[arg(long, value_name = "USER,…", num_args = 0..=1, require_equals = true, default_missing_value = Accepted::ALL)]
     pub(super) accept_administrators: Option<Accepted>,
 
+    /// Lift restrictions that earlier imports have set although the LDIF file has no operational attributes, and so does not
+    /// show whether accounts are locked.
+    #[arg(long)]
+    pub(super) lift_restrictions: bool,
+
     /// Namespace of the password Secrets. It must exist.
     #[arg(long, value_name = "NAMESPACE")]
     pub(super) secret_namespace: Option<String>,

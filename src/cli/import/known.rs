@@ -46,9 +46,10 @@ pub(super) async fn read_users(client: &Client, input: &Input, options: &mut Opt
         }
         if source.is_some() || names.contains(&name) {
             options.current.add_restrictions(&name, spec, &owned(object));
-            if !without.is_empty() {
+            if !without.is_empty() || input.lacks_states {
                 let applied = serde_json::to_value(object).map(|object| extracted(&object)).unwrap_or_default();
                 options.current.add_omitted(&name, &applied["spec"], &without);
+                options.current.add_imported_restrictions(&name, &applied["spec"]);
             }
             if is_unclear {
                 options.current.add_user(&name, spec);

@@ -42,6 +42,12 @@ async fn import(args: &Args) -> Result<ExitCode> {
     let rules = Rules::default();
     let input = read(args.from.into(), &source(args)?, &rules);
     let is_empty = input.is_empty();
+    if input.lacks_states && !args.lift_restrictions {
+        rejects::print_line(
+            "warning: this file does not show which accounts are locked, because no person has an operational attribute such as \
+             modifyTimestamp. Export operational attributes, too: ldapsearch … '*' '+'",
+        );
+    }
     let mut options = options(args);
     if args.write.is_none() {
         read_known(&input, &mut options).await?;
@@ -150,6 +156,7 @@ fn options(args: &Args) -> Options {
         hash_passwords: args.hash_passwords,
         no_groups: args.no_groups,
         without: args.without.clone(),
+        lift_restrictions: args.lift_restrictions,
         ..Options::default()
     }
 }

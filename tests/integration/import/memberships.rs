@@ -162,3 +162,28 @@ async fn omitted_fields_of_existing_users_stay() {
     succeeds(&apply);
     assert_eq!(users.get(&ada).await.unwrap().spec.state, DesiredState::Active);
 }
+
+/// `ldapsearch '*' entryUUID` does not return the attributes that lock an account.
+#[tokio::test(flavor = "multi_thread")]
+async fn locked_accounts_stay_locked_by_an_export_without_operational_attributes() {
+    let ada = unique("unexported");
+    let users = cluster().users().await;
+    let write = |more: &str| {
+        let entry = format!("dn: uid={ada},dc=x\nobjectClass: inetOrgPerson\nuid: {ada}\nentryUUID: {ada}\n{more}");
+        file("unexported.ldif", &entry)
+    };
+    let path = write("sn: a\nnsAccountLock: TRUE\n");
+    let apply = ["import", "--from", "ldif", &path, "--apply"];
+    succeeds(&apply);
+    write("sn: b\n");
+    let output = roster(&apply);
+    let reported = text(&output.stderr);
+    let says = format!("User {ada} stays restricted by spec.state of an earlier import");
+    assert!(output.status.success() && reported.contains(&says), "{reported}");
+    assert!(reported.starts_with("warning: this file does not show which accounts are locked"), "{reported}");
+    let state = || async { users.get(&ada).await.unwrap().spec.state };
+    assert_eq!(state().await, DesiredState::Disabled);
+    write("sn: b\nmodifyTimestamp: 20260101000000Z\n");
+    assert_eq!(last_line(&succeeds(&apply)), "0 created, 1 changed, 0 unchanged, 0 rejected");
+    assert_eq!(state().await, DesiredState::Active);
+}
