@@ -183,7 +183,7 @@ fn the_page_on_passwords_shows_what_happens() {
 #[test]
 fn the_page_on_import_shows_what_happens() {
     // Delete files of an earlier run, which would be reported as unchanged.
-    for folder in ["target/people", "target/two", "target/shoes", "target/all-users"] {
+    for folder in ["target/people", "target/users", "target/two", "target/shoes", "target/all-users"] {
         let _ = std::fs::remove_dir_all(project_root().join(folder));
     }
     on_a_clean_cluster(|cluster| follow(cluster, "docs/how-to/import.md"));

@@ -19,10 +19,10 @@ use super::keeper::{Keeper, of_person};
 use super::known::{KnownUser, KnownUsers};
 use super::membership::{Kept, resolve_claims};
 use super::naming::{GroupNames, NameError, Reference};
-use super::restriction::{Restrictions, Unlifted, keep_foreign};
+use super::restriction::{Restrictions, Unlifted, keep_foreign, keep_imported};
 use super::rules::{Fault, Faults, Kind, Rules, fault};
 use super::taken::{Claims, Taken, also};
-use super::{hashes, names};
+use super::{hashes, names, paths};
 
 /// Options of an import.
 #[derive(Clone, Debug, Default)]
@@ -35,8 +35,10 @@ pub struct Options {
     pub hash_passwords: bool,
     /// Create no Groups.
     pub no_groups: bool,
-    /// Fields of a User's `spec` to skip.
+    /// Fields of a User's `spec` to leave as they are.
     pub without: Vec<String>,
+    /// Lift restrictions of earlier imports although the file does not show whether accounts are locked.
+    pub lift_restrictions: bool,
     /// Names of the cluster's Groups that were imported before, by their identities in the source.
     pub known_groups: BTreeMap<String, String>,
     /// Users of the cluster that were imported before.
@@ -162,8 +164,20 @@ pub fn assemble(mut input: Input, options: &Options, rules: &Rules) -> Plan {
     let mut contested = contested(&input, &options.known_users);
     let (taken, without_hash, suffixed, renamed, unlifted) = Default::default();
     let (rejected, keeper) = (input.rejected, Keeper::new(names, &options.current, &unclear, &of_all));
-    let mut assembly =
-        Assembly { options, rules, names, keeper, taken, rejected, without_hash, suffixed, renamed, unlifted };
+    let keeps_imported = input.lacks_states && !options.lift_restrictions;
+    let mut assembly = Assembly {
+        options,
+        rules,
+        names,
+        keeper,
+        taken,
+        rejected,
+        without_hash,
+        suffixed,
+        renamed,
+        unlifted,
+        keeps_imported,
+    };
     let mut groups = BTreeMap::new();
     for group in input.groups {
         if let Some(item) = assembly.group(group) {
@@ -209,7 +223,7 @@ fn refer_to_groups(input: &mut Input, options: &Options) {
     }
     for person in &mut input.users {
         for path in &options.without {
-            remove(&mut person.spec, path);
+            paths::remove(&mut person.spec, path);
             if path == "groups" {
                 (person.groups, person.claimed) = (Vec::new(), Vec::new());
                 person.unclear = Unclear::default();
@@ -245,6 +259,8 @@ struct Assembly<'a> {
     suffixed: Vec<Suffixed>,
     renamed: Vec<Renamed>,
     unlifted: Vec<Unlifted>,
+    /// Whether the source does not show if restrictions of earlier imports still apply.
+    keeps_imported: bool,
 }
 
 /// A password or hash that can't be imported.
@@ -333,6 +349,7 @@ impl Assembly<'_> {
         self.set_groups(&mut person.spec, "groups", &person.groups)?;
         let kept = if self.options.has_groups() { self.keeper.user(&mut person, &name) } else { Vec::new() };
         let secret = self.secret(&mut person, &name)?;
+        self.options.current.keep_omitted(&name, &mut person.spec);
         let emails = person.emails();
         let place = person.place;
         let mut object = manifest(Kind::User, &name, person.labels, person.spec);
@@ -343,6 +360,7 @@ impl Assembly<'_> {
         if !faults.is_empty() {
             return Err(faults);
         }
+        self.keep_imported(place, &name, &mut object);
         self.keep_restrictions(place, &name, &mut object);
         let reference = secret.as_ref().map(|secret| (secret.namespace.clone(), secret.name.clone()));
         let claims = Claims { place, name: &name, login: &login, emails: &emails, source: person.source.as_deref() };
@@ -368,7 +386,17 @@ impl Assembly<'_> {
         let Some((foreign, spec)) = foreign.zip(object["spec"].as_object_mut()) else { return };
         let fields = keep_foreign(spec, foreign);
         if !fields.is_empty() {
-            self.unlifted.push(Unlifted { place, user: name.to_owned(), fields });
+            self.unlifted.push(Unlifted { place, user: name.to_owned(), fields, is_imported: false });
+        }
+    }
+
+    /// Keeps restrictions of earlier imports if the source does not show whether they still apply.
+    fn keep_imported(&mut self, place: Place, name: &str, object: &mut Value) {
+        let imported = self.options.current.imported_restrictions(name).filter(|_| self.keeps_imported);
+        let Some((imported, spec)) = imported.zip(object["spec"].as_object_mut()) else { return };
+        let fields = keep_imported(spec, imported);
+        if !fields.is_empty() {
+            self.unlifted.push(Unlifted { place, user: name.to_owned(), fields, is_imported: true });
         }
     }
 
@@ -468,20 +496,6 @@ fn accept(item: Option<&mut Item>) {
     if let Some(spec) = item.and_then(|item| item.object["spec"].as_object_mut()) {
         // Memberships are declared in the Users. Only Roster's own manifests set this field to another value.
         spec.entry("acceptDeclaredMembers").or_insert(true.into());
-    }
-}
-
-fn remove(fields: &mut Map<String, Value>, path: &str) {
-    match path.split_once('.') {
-        None => drop(fields.remove(path)),
-        Some((first, rest)) => {
-            if let Some(nested) = fields.get_mut(first).and_then(Value::as_object_mut) {
-                remove(nested, rest);
-                if nested.is_empty() {
-                    fields.remove(first);
-                }
-            }
-        }
     }
 }
 

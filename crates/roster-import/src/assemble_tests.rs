@@ -2,6 +2,7 @@ use super::*;
 use crate::{Format, Source, read};
 use rstest::rstest;
 
+const END: &str = "2030-01-01T00:00:00Z";
 const BCRYPT: &str = "$2y$10$Crp.JRmPaTvHiaNv0vwaM.RQnwtFtjgGk9MRsobGNrgrmOptI6WaW";
 
 fn plan_with(format: Format, text: &str, options: &Options) -> Plan {
@@ -144,4 +145,76 @@ fn fields_and_groups_can_be_skipped() {
     assert_eq!(rejections(&plan), [""; 0]);
     assert_eq!(plan.items.len(), 1);
     assert_eq!(plan.items[0].object["spec"], json!({"groups": ["ops"]}));
+}
+
+/// Otherwise, an import that omits a field would strip people of their Groups, or enable them.
+#[rstest]
+#[case("groups", json!({"groups": ["ops", "root"]}), json!({"groups": ["ops", "root"]}))]
+#[case("state", json!({"state": "Disabled"}), json!({"state": "Disabled"}))]
+#[case("validity", json!({"validity": {"notAfter": END}}), json!({"validity": {"notAfter": END}}))]
+// Only the omitted half stays.
+#[case("validity.notAfter", json!({"validity": {"notBefore": "2020-01-01T00:00:00Z", "notAfter": END}}),
+    json!({"validity": {"notBefore": "2021-01-01T00:00:00Z", "notAfter": END}}))]
+// No import has applied the field.
+#[case("state", json!({}), json!({"state": null}))]
+fn omitted_fields_stay_as_they_are(#[case] without: &str, #[case] applied: Value, #[case] expected: Value) {
+    let text = "username,groups,state,validity.notBefore,validity.notAfter\n\
+                ada,dev,Active,2021-01-01T00:00:00Z,2031-01-01T00:00:00Z\n";
+    let mut options = Options { without: vec![without.to_owned()], ..Options::default() };
+    options.current.add_omitted("ada", &applied, &options.without);
+    let plan = plan_with(Format::Csv, text, &options);
+    assert_eq!(rejections(&plan), [""; 0]);
+    let spec = &plan.items.last().unwrap().object["spec"];
+    for (field, value) in expected.as_object().unwrap() {
+        assert_eq!(&spec[field], value, "{without}");
+    }
+}
+
+const LOCKED: &str = "dn: uid=ada,dc=x\nobjectClass: person\nuid: ada\n";
+
+/// Most directories return the attributes that lock an account only on request.
+#[rstest]
+#[case::not_exported("", "", false, json!({"state": "Disabled", "requirePasswordChange": true, "validity": {"notAfter": END}}))]
+#[case::not_exported_by_posix("shadowMax: 99999\nkrbLastPwdChange: 20200101000000Z\n", "", false,
+    json!({"state": "Disabled", "requirePasswordChange": true, "validity": {"notAfter": END}}))]
+#[case::a_group_shows_nothing("", "dn: cn=g,dc=x\nobjectClass: groupOfNames\ncn: g\nmodifyTimestamp: 20200101000000Z\n", false,
+    json!({"state": "Disabled", "requirePasswordChange": true, "validity": {"notAfter": END}}))]
+#[case::a_new_expiry("krbPrincipalExpiration: 20310101000000Z\n", "", false,
+    json!({"state": "Disabled", "requirePasswordChange": true, "validity": {"notAfter": "2031-01-01T00:00:00Z"}}))]
+#[case::exported("", "", true, json!({}))]
+#[case::operational("modifyTimestamp: 20200101000000Z\n", "", false, json!({}))]
+#[case::unlocked("nsAccountLock: FALSE\n", "", false, json!({}))]
+#[case::active_directory("userAccountControl: 512\n", "", false, json!({}))]
+#[case::of_another_person("", "dn: uid=bob,dc=x\nobjectClass: person\nuid: bob\ncreatorsName: cn=root\n", false, json!({}))]
+fn an_export_without_the_state_of_accounts_lifts_nothing(
+    #[case] more: &str,
+    #[case] others: &str,
+    #[case] lift_restrictions: bool,
+    #[case] expected: Value,
+) {
+    let mut options = Options { lift_restrictions, ..Options::default() };
+    let applied =
+        json!({"state": "Disabled", "requirePasswordChange": true, "validity": {"notAfter": END}, "zone": "eu"});
+    options.current.add_imported_restrictions("ada", &applied);
+    let plan = plan_with(Format::Ldif, &format!("{LOCKED}entryUUID: 1\n{more}\n{others}"), &options);
+    assert_eq!(rejections(&plan), [""; 0]);
+    let ada = plan.items.iter().find(|item| item.name == "ada").unwrap();
+    let mut spec = ada.object["spec"].clone();
+    spec.as_object_mut().unwrap().remove("identities");
+    assert_eq!(spec, expected);
+    let unlifted: Vec<String> = plan.unlifted.iter().map(ToString::to_string).collect();
+    assert_eq!(unlifted.is_empty(), expected == json!({}), "{unlifted:?}");
+    if more.is_empty() && !unlifted.is_empty() {
+        let says = "User ada stays restricted by spec.requirePasswordChange and spec.state and spec.validity of an earlier import,";
+        assert!(unlifted[0].starts_with(says), "{unlifted:?}");
+    }
+}
+
+/// Files of other formats always show it.
+#[test]
+fn other_formats_lift_restrictions_of_earlier_imports() {
+    let mut options = Options::default();
+    options.current.add_imported_restrictions("ada", &json!({"state": "Disabled"}));
+    let plan = plan_with(Format::Keycloak, r#"{"realm": "x", "users": [{"id": "1", "username": "ada"}]}"#, &options);
+    assert_eq!((plan.items[0].object["spec"].clone(), plan.unlifted), (json!({}), vec![]));
 }

@@ -81,6 +81,25 @@ impl fmt::Display for Conflict {
     }
 }
 
+impl Conflict {
+    /// Returns the kind and name of the planned object that must not be applied.
+    pub fn held(&self) -> (Kind, &str) {
+        match &self.difference {
+            Difference::Name { planned, .. } => (self.kind, planned),
+            _ => (self.kind, &self.name),
+        }
+    }
+}
+
+/// Conflicts between a plan and the objects of the cluster.
+#[derive(Debug, Default)]
+pub struct Conflicting {
+    /// Conflicts, in the order of the source.
+    pub conflicts: Vec<Conflict>,
+    /// Further conflicts that exist if a User of the plan is not applied, by its name: it keeps what others would get.
+    pub(super) if_held: HashMap<String, Vec<Conflict>>,
+}
+
 /// A planned object, or a Group that the plan refers to.
 struct Planned<'a> {
     place: Place,
@@ -143,14 +162,21 @@ impl<'a> Conflicts<'a> {
         self.found.extend(difference.map(|difference| Conflict { place, kind, name: name.to_owned(), difference }));
     }
 
-    /// Returns the conflicts, in the order of the source.
-    pub fn finish(mut self) -> Vec<Conflict> {
-        for Shared { item, field, text, other, other_field } in self.identifiers.finish() {
+    /// Returns the conflicts.
+    pub fn finish(mut self) -> Conflicting {
+        let of = |shared: Shared| {
+            let Shared { item, field, text, other, other_field } = shared;
             let difference = Difference::Identifier { field, text, other, other_field };
-            self.found.push(Conflict { place: item.place, kind: Kind::User, name: item.name.clone(), difference });
-        }
+            Conflict { place: item.place, kind: Kind::User, name: item.name.clone(), difference }
+        };
+        let (shared, kept) = self.identifiers.finish();
+        self.found.extend(shared.into_iter().map(of));
         self.found.sort_by_key(|conflict| conflict.place);
-        self.found
+        let mut if_held: HashMap<String, Vec<Conflict>> = HashMap::new();
+        for shared in kept {
+            if_held.entry(shared.other.clone()).or_default().push(of(shared));
+        }
+        Conflicting { conflicts: self.found, if_held }
     }
 }
 
@@ -234,7 +260,7 @@ mod tests {
     fn conflicts(plan: &Plan, kind: Kind, name: &str, source: Option<&str>, spec: &Value) -> Vec<String> {
         let mut conflicts = Conflicts::new(plan);
         conflicts.existing(kind, name, source, spec);
-        conflicts.finish().iter().map(ToString::to_string).collect()
+        conflicts.finish().conflicts.iter().map(ToString::to_string).collect()
     }
 
     #[test]
@@ -324,7 +350,7 @@ mod tests {
             };
             conflicts.existing_user(&user);
         }
-        conflicts.finish().iter().map(ToString::to_string).collect()
+        conflicts.finish().conflicts.iter().map(ToString::to_string).collect()
     }
 
     #[test]

@@ -9,23 +9,19 @@
 //! holds roles, and would get it with a password of their own. So only the User that was imported from the same identity
 //! gets further credentials.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
-use std::fmt;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
-use kube::core::{Selector, SelectorExt};
 use roster_api::SOURCE_ID_ANNOTATION;
-use serde::Deserialize;
-use serde_json::Value;
+use serde_json::{Value, json};
 
+use super::acceptance::{Acceptance, labels, members, names};
+use super::accepted::Accepted;
 use super::assemble::{Item, Plan};
 use super::control;
-use super::draft::Place;
+use super::findings::{Administrator, Admitted, Findings, MAX_NAMED, Present, Promotion, Promotions};
+use super::membership;
 use super::rules::Kind;
-
-/// Maximum number of Users that are reported by name, for each Group and, in total, for promotions. Further ones are
-/// only counted.
-const MAX_NAMED: usize = 10;
+use super::ties::Ties;
 
 /// Groups of a plan, and the existing Users that they would accept.
 pub struct Consent<'a> {
@@ -38,22 +34,15 @@ pub struct Consent<'a> {
     listed: HashMap<&'a str, BTreeSet<&'a str>>,
     /// Users of the plan, by name.
     people: HashMap<&'a str, &'a Item>,
-    /// Names of the Users of the plan that exist.
-    existing: HashSet<&'a str>,
     promotions: Promotions,
+    present: Vec<Present>,
+    ties: Ties<'a>,
+    /// Users that may gain something.
+    accepted: Accepted,
+    /// Users that may be created as administrators.
+    administrators: Accepted,
     /// Whether the import takes over fields of other field managers.
     takes_over: bool,
-}
-
-/// What an import must not do without consent.
-#[derive(Clone, Debug, Default, Eq, PartialEq)]
-pub struct Findings {
-    /// Groups that would accept existing Users, sorted by name.
-    pub admitted: Vec<Admitted>,
-    /// Existing Users that would gain something or change hands.
-    pub promotions: Promotions,
-    /// Users that do not exist yet and would be administrators.
-    pub administrators: Vec<Administrator>,
 }
 
 /// A User of the cluster.
@@ -73,119 +62,22 @@ pub struct ExistingUser<'a> {
     pub gets_password: bool,
 }
 
-/// Existing Users that the plan adds to Groups, makes administrators or hands over.
-///
-/// It does not matter who created the User. Field managers, labels and annotations prove nothing, because anyone who
-/// may write Users can choose them. Nor does an earlier import of the User: if it granted nothing, it needed no
-/// consent.
-#[derive(Clone, Debug, Default, Eq, PartialEq)]
-pub struct Promotions {
-    /// The first ones, at most `MAX_NAMED`. Users that no import has written come first, because they are the likely
-    /// victims if many Users of earlier imports are among them.
-    pub first: Vec<Promotion>,
-    /// Total number.
-    pub count: usize,
-}
-
-/// An existing User that the plan adds to Groups, makes an administrator or hands over.
-#[derive(Clone, Debug, Default, Eq, PartialEq)]
-pub struct Promotion {
-    /// Position of the User or Group in the source.
-    pub place: Place,
-    /// Name of the User.
-    pub user: String,
-    /// Groups of which the User would become a member.
-    pub groups: Vec<String>,
-    /// Whether the plan sets `spec.admin`, which the User does not have yet.
-    pub is_admin: bool,
-    /// Whether the plan replaces the password.
-    pub gets_password: bool,
-    /// Fields of `spec` that the plan changes and that give someone control of the User.
-    pub fields: Vec<String>,
-    /// Identity in the source that the User would belong to, and does not belong to yet.
-    pub source: Option<String>,
-    /// Whether an earlier import has written the User.
-    pub is_imported: bool,
-}
-
-/// A User that does not exist yet and would be an administrator.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub struct Administrator {
-    /// Position of the User in the source.
-    pub place: Place,
-    /// Name of the User.
-    pub user: String,
-}
-
-impl fmt::Display for Administrator {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "User {} does not exist yet, and this import would create it with spec.admin", self.user)
-    }
-}
-
-/// Returns the items as `a, b and c`.
-fn listed(items: &[String]) -> String {
-    match items {
-        [] => String::new(),
-        [one] => one.clone(),
-        [first @ .., last] => format!("{} and {last}", first.join(", ")),
-    }
-}
-
-impl fmt::Display for Promotion {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut gains = Vec::new();
-        match &self.groups[..] {
-            [] => {}
-            [group] => gains.push(format!("add it to Group {group}")),
-            groups => gains.push(format!("add it to the Groups {}", listed(groups))),
-        }
-        if self.is_admin {
-            gains.push("set spec.admin".to_owned());
-        }
-        if self.gets_password {
-            gains.push("set its password".to_owned());
-        }
-        if !self.fields.is_empty() {
-            let fields: Vec<String> = self.fields.iter().map(|field| format!("spec.{field}")).collect();
-            gains.push(format!("change {}", listed(&fields)));
-        }
-        gains.extend(self.source.as_ref().map(|source| format!("give it to {source}")));
-        let (user, gains) = (&self.user, listed(&gains));
-        write!(f, "User {user} already exists, and this import would {gains}")
-    }
-}
-
-/// Existing Users that a Group would accept although the plan does not add them to it.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub struct Admitted {
-    /// Position of the Group in the source.
-    pub place: Place,
-    /// Name of the Group.
-    pub group: String,
-    /// Names of the first Users, at most `MAX_NAMED`.
-    pub users: Vec<String>,
-    /// Total number of Users.
-    pub count: usize,
-}
-
-impl fmt::Display for Admitted {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (group, count, users) = (&self.group, self.count, self.users.join(", "));
-        let existing = if count == 1 { "User" } else { "Users" };
-        write!(
-            f,
-            "Group {group} would accept {count} existing {existing} that this import does not add to it: {users}"
-        )?;
-        match count - self.users.len() {
-            0 => Ok(()),
-            more => write!(f, " and {more} more"),
-        }
-    }
+/// An existing Group of the cluster.
+#[derive(Clone, Copy, Debug)]
+pub struct ExistingGroup<'a> {
+    /// `metadata.name`.
+    pub name: &'a str,
+    /// `spec`.
+    pub spec: &'a Value,
+    /// Fields of `spec` that earlier imports applied, in the notation of `managedFields`. JSON null if no import has applied the Group.
+    pub owned: &'a Value,
 }
 
 struct PlannedGroup<'a> {
     item: &'a Item,
+    /// Whom the Group accepts now.
+    live: Acceptance,
+    /// The same, if an import has made it accept them. Otherwise, someone else has chosen its members.
     before: Acceptance,
     after: Acceptance,
     admitted: Admitted,
@@ -199,42 +91,17 @@ impl PlannedGroup<'_> {
     }
 }
 
-/// Condition under which a Group accepts declared members.
-#[derive(Default)]
-struct Acceptance {
-    accepts_declared: bool,
-    selector: Option<Selector>,
+/// Returns whether an import has decided whom the Group accepts. Otherwise, someone may have created it, with members of their
+/// choice, before the first import.
+fn is_imported(wanted: &Value, owned: &Value) -> bool {
+    !owned.is_null() && (wanted["acceptDeclaredMembers"] != true || control::owns(owned, "acceptDeclaredMembers"))
 }
 
-impl Acceptance {
-    fn of(spec: &Value) -> Self {
-        let selector = LabelSelector::deserialize(&spec["memberSelector"]).ok();
-        Self {
-            accepts_declared: spec["acceptDeclaredMembers"] == true,
-            selector: selector.and_then(|selector| selector.try_into().ok()),
-        }
-    }
-
-    fn accepts(&self, group: &str, labels: &BTreeMap<String, String>, spec: &Value) -> bool {
-        let selects = || self.selector.as_ref().is_some_and(|selector| selector.matches(labels));
-        self.accepts_declared && (names(spec, group) || selects())
-    }
-}
-
-/// Returns whether a User's `spec.groups` contains the Group.
-fn names(spec: &Value, group: &str) -> bool {
-    spec["groups"].as_array().is_some_and(|groups| groups.iter().any(|name| name == group))
-}
-
-/// Returns the Users that a Group's `spec` lists in `members` or `memberships`.
-fn members(spec: &Value) -> impl Iterator<Item = &str> {
-    let items = |field: &str| spec[field].as_array().into_iter().flatten();
-    let limited = items("memberships").map(|membership| &membership["user"]);
-    items("members").chain(limited).filter_map(Value::as_str)
-}
-
-fn labels(object: &Value) -> BTreeMap<String, String> {
-    BTreeMap::deserialize(&object["metadata"]["labels"]).unwrap_or_default()
+/// Returns the labels of a User after its manifest is applied.
+fn merged_labels(user: &ExistingUser, manifest: &Value) -> BTreeMap<String, String> {
+    let mut merged = user.labels.clone();
+    merged.extend(labels(manifest));
+    merged
 }
 
 impl<'a> Consent<'a> {
@@ -246,7 +113,10 @@ impl<'a> Consent<'a> {
             .map(|item| {
                 let admitted = Admitted { place: item.place, group: item.name.clone(), users: Vec::new(), count: 0 };
                 let after = Acceptance::of(&item.object["spec"]);
-                (&*item.name, PlannedGroup { item, before: Acceptance::default(), after, admitted })
+                (
+                    &*item.name,
+                    PlannedGroup { item, live: Acceptance::default(), before: Acceptance::default(), after, admitted },
+                )
             })
             .collect();
         let selecting =
@@ -259,9 +129,27 @@ impl<'a> Consent<'a> {
         }
         let people = people.into_iter().map(|item| (&*item.name, item)).collect();
         let (selecting, selecting_elsewhere) = (selecting.collect(), BTreeMap::new());
-        let (existing, promotions) = (HashSet::new(), Promotions::default());
-        let takes_over = false;
-        Self { groups, selecting, selecting_elsewhere, listed, people, existing, promotions, takes_over }
+        let (promotions, ties, takes_over) = (Promotions::default(), Ties::new(plan), false);
+        let (accepted, administrators, present) = Default::default();
+        Self {
+            groups,
+            selecting,
+            selecting_elsewhere,
+            listed,
+            people,
+            promotions,
+            present,
+            ties,
+            accepted,
+            administrators,
+            takes_over,
+        }
+    }
+
+    /// Sets which Users may gain something, and which may be created as administrators.
+    #[must_use]
+    pub fn accepting(self, accepted: Accepted, administrators: Accepted) -> Self {
+        Self { accepted, administrators, ..self }
     }
 
     /// Sets whether the import takes over fields of other field managers.
@@ -271,7 +159,9 @@ impl<'a> Consent<'a> {
     }
 
     /// Adds a Group of the cluster. Fields that the manifest does not set keep their existing values.
-    pub fn existing_group(&mut self, name: &str, spec: &Value) {
+    pub fn existing_group(&mut self, group: &ExistingGroup) {
+        let ExistingGroup { name, spec, owned } = *group;
+        self.ties.existing_group(group);
         let Some(planned_group) = self.groups.get_mut(name) else {
             let acceptance = Acceptance::of(spec);
             if acceptance.selector.is_some() {
@@ -279,29 +169,95 @@ impl<'a> Consent<'a> {
             }
             return;
         };
-        for member in members(spec) {
-            if let Some(groups) = self.listed.get_mut(member) {
-                groups.remove(name);
-            }
-        }
         let wanted = &planned_group.item.object["spec"];
-        planned_group.before = Acceptance::of(spec);
+        planned_group.live = Acceptance::of(spec);
         if wanted.get("acceptDeclaredMembers").is_none() {
-            planned_group.after.accepts_declared = planned_group.before.accepts_declared;
+            planned_group.after.accepts_declared = planned_group.live.accepts_declared;
         }
         if wanted.get("memberSelector").is_none() {
-            planned_group.after.selector.clone_from(&planned_group.before.selector);
+            planned_group.after.selector.clone_from(&planned_group.live.selector);
         }
+        if is_imported(wanted, owned) {
+            planned_group.before = planned_group.live.clone();
+            for member in members(spec) {
+                if let Some(groups) = self.listed.get_mut(member) {
+                    groups.remove(name);
+                }
+            }
+        } else {
+            let (place, group) = (planned_group.item.place, planned_group.item.name.as_str());
+            let members = self.present(group, wanted, spec);
+            let count = members.len();
+            let members: Vec<String> = members.into_iter().take(MAX_NAMED).collect();
+            self.present.extend((count > 0).then(|| Present { place, group: group.to_owned(), members, count }));
+        }
+        let planned_group = &self.groups[name];
         if planned_group.after.selector.is_some() {
             self.selecting.insert(&planned_group.item.name);
         }
     }
 
+    /// Returns the members that an existing Group lists and keeps, each with its kind, and that the plan does not add to it.
+    fn present(&self, group: &str, wanted: &Value, spec: &Value) -> Vec<String> {
+        let kept = |field: &str| if wanted.get(field).is_none() { spec[field].clone() } else { Value::Null };
+        let kept = json!({"members": kept("members"), "memberships": kept("memberships"), "memberGroups": kept("memberGroups")});
+        let listed: BTreeSet<&str> = members(&kept).filter(|member| !self.accepted.contains(member)).collect();
+        let joins = |item: &Item| names(&item.object["spec"], group);
+        // People are named by their names or usernames.
+        let by_username: BTreeSet<&str> = match listed.is_empty() {
+            true => BTreeSet::new(),
+            false => {
+                let joining = self.people.values().filter(|item| joins(item));
+                joining.filter_map(|item| item.object["spec"]["username"].as_str()).collect()
+            }
+        };
+        let is_planned =
+            |user: &str| by_username.contains(user) || self.people.get(user).is_some_and(|item| joins(item));
+        let users = listed.into_iter().filter(|user| !is_planned(user)).map(|user| format!("User {user}"));
+        let nested = membership::names(&kept["memberGroups"]).filter(|_| !self.accepted.is_all());
+        users.chain(nested.map(|nested| format!("Group {nested}"))).collect()
+    }
+
     /// Checks a User of the cluster. Call this after all existing Groups have been added.
     pub fn existing_user(&mut self, user: &ExistingUser) {
-        self.existing.extend(self.people.get_key_value(user.name).map(|(name, _)| *name));
-        self.admit(user);
-        self.promote(user);
+        self.tie(user);
+        if !self.accepted.contains(user.name) {
+            self.admit(user);
+            self.promote(user);
+        }
+    }
+
+    /// Records what must not be applied if the User is not.
+    fn tie(&mut self, user: &ExistingUser) {
+        let planned = self.people.get(user.name).copied();
+        let mut joined = self.newly_listing(user.name, user.spec["username"].as_str());
+        let named = user.spec["groups"].as_array().into_iter().flatten().filter_map(Value::as_str);
+        for group in named.chain(self.selecting.iter().copied()).filter(|_| planned.is_some()) {
+            let group = self.groups.get(group).filter(|group| group.newly_accepts(user, user.labels, user.spec));
+            joined.extend(group.map(|group| &*group.item.name));
+        }
+        self.ties.existing_user(user, planned, joined);
+        if let Some(item) = planned.filter(|_| !self.selecting.is_empty()) {
+            let labels = merged_labels(user, &item.object);
+            self.select(item, &labels, Some(user));
+        }
+    }
+
+    /// Records which Groups would select a User of the plan as they are now, and do not accept it yet.
+    fn select(&mut self, item: &'a Item, labels: &BTreeMap<String, String>, user: Option<&ExistingUser>) {
+        for name in &self.selecting {
+            let live = &self.groups[name].live;
+            let is_member = user.is_some_and(|user| live.accepts(name, user.labels, user.spec));
+            if live.selects(labels) && !is_member {
+                self.ties.select(name, &item.name);
+            }
+        }
+    }
+
+    /// Returns the Groups that newly list a User.
+    fn newly_listing(&self, name: &str, username: Option<&str>) -> BTreeSet<&'a str> {
+        let names = std::iter::once(name).chain(username);
+        names.filter_map(|name| self.listed.get(name)).flatten().copied().collect()
     }
 
     /// Records the Groups that would accept the User although the plan does not add it to them.
@@ -325,12 +281,7 @@ impl<'a> Consent<'a> {
     /// Records what the plan would newly give to the User, and to whom it would give control of the User.
     fn promote(&mut self, user: &ExistingUser) {
         let planned = self.people.get(user.name).copied();
-        let listed = self
-            .listed
-            .get(user.name)
-            .into_iter()
-            .chain(user.spec["username"].as_str().and_then(|name| self.listed.get(name)));
-        let mut groups: BTreeSet<&str> = listed.flatten().copied().collect();
+        let mut groups: BTreeSet<&str> = self.newly_listing(user.name, user.spec["username"].as_str());
         if let Some(item) = planned {
             groups.extend(self.gained(user, &item.object));
         }
@@ -350,10 +301,7 @@ impl<'a> Consent<'a> {
 
     /// Returns the Groups that the manifest of an existing User newly names, or that would newly accept the User.
     fn gained<'b>(&'b self, user: &'b ExistingUser, manifest: &'b Value) -> Vec<&'b str> {
-        let mut labels = labels(manifest);
-        for (key, value) in user.labels {
-            labels.entry(key.clone()).or_insert_with(|| value.clone());
-        }
+        let labels = merged_labels(user, manifest);
         let spec = if manifest["spec"].get("groups").is_some() { &manifest["spec"] } else { user.spec };
         let named = spec["groups"].as_array().into_iter().flatten().filter_map(Value::as_str);
         let named = named.filter(|group| {
@@ -369,30 +317,27 @@ impl<'a> Consent<'a> {
     }
 
     /// Returns what requires consent.
-    pub fn finish(self) -> Findings {
-        let admitted = self.groups.into_values().map(|planned_group| planned_group.admitted);
-        let is_new = |item: &&&Item| item.object["spec"]["admin"] == true && !self.existing.contains(&*item.name);
-        let administrators = self.people.values().filter(is_new);
-        let mut administrators: Vec<Administrator> =
-            administrators.map(|item| Administrator { place: item.place, user: item.name.clone() }).collect();
+    pub fn finish(mut self) -> Findings<'a> {
+        let mut administrators = Vec::new();
+        for item in self.people.values().copied().filter(|item| !self.ties.exists(item)).collect::<Vec<_>>() {
+            let spec = &item.object["spec"];
+            if spec["admin"] == true && !self.administrators.contains(&item.name) {
+                administrators.push(Administrator { place: item.place, user: item.name.clone() });
+            }
+            let listing = self.newly_listing(&item.name, spec["username"].as_str());
+            self.ties.join(&item.name, listing);
+            if !self.selecting.is_empty() {
+                self.select(item, &labels(&item.object), None);
+            }
+        }
         administrators.sort_by_key(|administrator| administrator.place);
+        let admitted = self.groups.into_values().map(|planned_group| planned_group.admitted);
         Findings {
             admitted: admitted.filter(|admitted| admitted.count > 0).collect(),
+            present: self.present,
             promotions: self.promotions,
             administrators,
-        }
-    }
-}
-
-impl Promotions {
-    fn add(&mut self, promotion: Promotion) {
-        self.count += 1;
-        if self.first.len() < MAX_NAMED {
-            self.first.push(promotion);
-        } else if !promotion.is_imported
-            && let Some(imported) = self.first.iter_mut().rfind(|promotion| promotion.is_imported)
-        {
-            *imported = promotion;
+            ties: self.ties,
         }
     }
 }

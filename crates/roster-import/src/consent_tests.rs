@@ -1,7 +1,11 @@
+use std::sync::LazyLock;
+
 use super::*;
 use crate::assemble::{Options, assemble};
+use crate::draft::Place;
 use crate::rules::Rules;
 use crate::{Format, Source, read};
+use serde::Deserialize;
 use serde_json::json;
 
 fn plan(yaml: &str) -> Plan {
@@ -25,13 +29,20 @@ fn unowned(name: &str) -> ExistingUser<'_> {
     }
 }
 
+/// Returns a Group that an earlier import has applied.
+fn group<'a>(name: &'a str, spec: &'a Value) -> ExistingGroup<'a> {
+    static OWNED: LazyLock<Value> =
+        LazyLock::new(|| json!({"f:acceptDeclaredMembers": {}, "f:memberSelector": {}, "f:members": {}}));
+    ExistingGroup { name, spec, owned: &OWNED }
+}
+
 /// Returns the messages about existing Users that Groups would newly accept. `groups` contains the name and `spec` of
 /// existing Groups, `users` the name, labels and `spec` of existing Users.
 fn messages(yaml: &str, groups: &[(&str, Value)], users: &[(&str, Value, Value)]) -> Vec<String> {
     let plan = plan(yaml);
     let mut consent = Consent::new(&plan);
     for (name, spec) in groups {
-        consent.existing_group(name, spec);
+        consent.existing_group(&group(name, spec));
     }
     for (name, labels, spec) in users {
         let labels = BTreeMap::deserialize(labels).unwrap();
@@ -45,12 +56,12 @@ fn gains(yaml: &str, groups: &[(&str, Value)], labels: &Value, spec: &Value) -> 
     let plan = plan(yaml);
     let mut consent = Consent::new(&plan);
     for (name, spec) in groups {
-        consent.existing_group(name, spec);
+        consent.existing_group(&group(name, spec));
     }
     let labels = BTreeMap::deserialize(labels).unwrap();
     consent.existing_user(&ExistingUser { labels: &labels, spec, ..unowned("ada") });
     let promotions = consent.finish().promotions;
-    assert_eq!(promotions.first.len(), promotions.count);
+    assert_eq!(promotions.first.len(), promotions.users.len());
     promotions.first.into_iter().map(|promotion| (promotion.groups, promotion.is_admin)).collect()
 }
 
@@ -280,7 +291,7 @@ fn users_that_no_import_has_written_are_named_first() {
         consent.existing_user(&ExistingUser { owned, ..unowned(&name) });
     }
     let promotions = consent.finish().promotions;
-    assert_eq!((promotions.count, promotions.first.len()), (12, 10));
+    assert_eq!((promotions.users.len(), promotions.first.len()), (12, 10));
     assert!(promotions.first.iter().any(|promotion| promotion.user == "u11"));
 }
 
@@ -292,5 +303,42 @@ fn new_administrators_are_reported() {
     let findings = consent.finish();
     let new: Vec<String> = findings.administrators.iter().map(ToString::to_string).collect();
     assert_eq!(new, ["User ada does not exist yet, and this import would create it with spec.admin"]);
-    assert_eq!(findings.promotions.count, 1);
+    assert_eq!(findings.promotions.users.len(), 1);
+}
+
+/// Someone may have created the Group before the first import, with its identifier and members of their choice.
+#[test]
+fn members_of_groups_that_no_import_has_applied_are_reported() {
+    let selector = json!({"matchLabels": {"team": "dev"}});
+    let planned = plan("---\n{username: ada, groups: [dev]}\n---\n{name: b, username: bob, groups: [dev]}\n");
+    let findings = |spec: &Value, owned: &Value, accepted: &str| {
+        let mut consent = Consent::new(&planned).accepting(accepted.parse().unwrap(), Accepted::default());
+        consent.existing_group(&ExistingGroup { name: "dev", spec, owned });
+        let team = BTreeMap::from([("team".to_owned(), "dev".to_owned())]);
+        let in_dev = json!({"groups": ["dev"]});
+        consent.existing_user(&ExistingUser { spec: &in_dev, ..unowned("ada") });
+        consent.existing_user(&ExistingUser { spec: &in_dev, ..unowned("eve") });
+        consent.existing_user(&ExistingUser { labels: &team, spec: &json!({}), ..unowned("mallory") });
+        let found = consent.finish();
+        let promoted = found.promotions.first.iter().map(ToString::to_string);
+        let all = found.admitted.iter().map(ToString::to_string).chain(found.present.iter().map(ToString::to_string));
+        all.chain(promoted).collect::<Vec<String>>()
+    };
+    let accepts = json!({"acceptDeclaredMembers": true, "memberSelector": selector});
+    let would = "Group dev would accept 2 existing Users that this import does not add to it: eve, mallory";
+    let ada = "User ada already exists, and this import would add it to Group dev";
+    for owned in [Value::Null, json!({"f:displayName": {}})] {
+        assert_eq!(findings(&accepts, &owned, ""), [would, ada]);
+        assert_eq!(findings(&accepts, &owned, "ada"), [would]);
+        assert_eq!(findings(&accepts, &owned, "ada,eve,mallory"), [""; 0]);
+    }
+    assert_eq!(findings(&accepts, &json!({"f:acceptDeclaredMembers": {}}), ""), [""; 0]);
+    let limited = json!([{"user": "joe"}]);
+    let lists = json!({"members": ["ada", "bob", "zoe"], "memberships": limited, "memberGroups": ["evil"]});
+    let has = "Group dev already exists and has members that this import does not add to it: ";
+    let accepted = "ada,eve,mallory";
+    assert_eq!(findings(&lists, &Value::Null, accepted), [format!("{has}User joe, User zoe, Group evil")]);
+    assert_eq!(findings(&lists, &Value::Null, &format!("{accepted},zoe,evil")), [format!("{has}User joe, Group evil")]);
+    assert_eq!(findings(&lists, &Value::Null, "*"), [""; 0]);
+    assert_eq!(findings(&lists, &json!({"f:acceptDeclaredMembers": {}}), accepted), [""; 0]);
 }

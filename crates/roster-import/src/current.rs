@@ -5,6 +5,7 @@ use std::collections::{HashMap, HashSet};
 use serde_json::{Map, Value};
 
 use super::membership::names;
+use super::paths;
 use super::restriction::foreign;
 
 /// What existing Users and Groups have that the import must not take away, by the name of the object.
@@ -18,6 +19,10 @@ pub struct Current {
     accepting: HashSet<String>,
     /// Fields of `spec` that restrict a User and that no import has set.
     restrictions: HashMap<String, Map<String, Value>>,
+    /// The fields of `spec` in [`Options::without`](super::assemble::Options::without) that imports applied to a User.
+    omitted: HashMap<String, Map<String, Value>>,
+    /// Fields of `spec` that restrict a User and that imports have set.
+    imported_restrictions: HashMap<String, Map<String, Value>>,
 }
 
 impl Current {
@@ -46,6 +51,38 @@ impl Current {
         if !fields.is_empty() {
             self.restrictions.insert(name.to_owned(), fields);
         }
+    }
+
+    /// Adds the fields of an existing User that this import omits. `applied` contains the fields of `spec` that imports applied,
+    /// with their current values.
+    pub fn add_omitted(&mut self, name: &str, applied: &Value, without: &[String]) {
+        let mut fields = Map::new();
+        for path in without {
+            paths::copy(applied, path, &mut fields);
+        }
+        if !fields.is_empty() {
+            self.omitted.insert(name.to_owned(), fields);
+        }
+    }
+
+    /// Adds the omitted fields to a manifest, because server-side apply would otherwise remove them from the User.
+    pub(super) fn keep_omitted(&self, name: &str, spec: &mut Map<String, Value>) {
+        if let Some(fields) = self.omitted.get(name) {
+            paths::add_missing(spec, fields);
+        }
+    }
+
+    /// Adds the restrictions of an existing User that imports have set. `applied` contains the fields of `spec` that imports
+    /// applied, with their current values.
+    pub fn add_imported_restrictions(&mut self, name: &str, applied: &Value) {
+        let fields = foreign(applied, &Value::Null);
+        if !fields.is_empty() {
+            self.imported_restrictions.insert(name.to_owned(), fields);
+        }
+    }
+
+    pub(super) fn imported_restrictions(&self, name: &str) -> Option<&Map<String, Value>> {
+        self.imported_restrictions.get(name)
     }
 
     pub(super) fn restrictions(&self, name: &str) -> Option<&Map<String, Value>> {

@@ -315,6 +315,8 @@ pub struct Input {
     /// Whether the format has nothing but names, so that two entries without an identifier and with the same name are the
     /// same user.
     pub(super) has_only_names: bool,
+    /// Whether the file does not show if accounts are locked, so that it says nothing about people without a restriction.
+    pub lacks_states: bool,
     /// Digests are keyed at random, so that they reveal no password, and two different entries can't be made to have the same one.
     pub(super) hasher: RandomState,
 }

@@ -35,6 +35,8 @@ pub(super) struct Identifiers<'a> {
     /// Planned Users by their case-folded names, usernames and emails.
     by_text: HashMap<String, Vec<(&'a Item, &'static str)>>,
     found: Vec<Shared<'a>>,
+    /// Identifiers that Users of the plan have as long as they are not applied.
+    kept: Vec<Shared<'a>>,
     /// Case-folded identifiers that planned Users have already, by name.
     had: HashMap<&'a str, HashSet<String>>,
 }
@@ -60,7 +62,7 @@ impl<'a> Identifiers<'a> {
                 by_text.entry(fold(&text)).or_default().push((item, field));
             }
         }
-        Self { planned, by_text, found: Vec::new(), had: HashMap::new() }
+        Self { planned, by_text, found: Vec::new(), kept: Vec::new(), had: HashMap::new() }
     }
 
     /// Compares a User of the cluster with the planned ones.
@@ -72,25 +74,44 @@ impl<'a> Identifiers<'a> {
         }
         // People can exchange emails in the source. What the plan removes from a User is free for others.
         let after = planned.map(|(_, item)| control::after(user.spec, &item.object["spec"], user.owned));
-        for (other_field, text) in identifiers(user.name, after.as_ref().unwrap_or(user.spec)) {
-            let others = self.by_text.get(&fold(&text)).into_iter().flatten();
-            self.found.extend(others.filter(|(item, _)| item.name != user.name).map(|(item, field)| Shared {
-                item,
-                field,
-                text: text.clone(),
-                other: user.name.to_owned(),
-                other_field,
-            }));
+        let after_all = identifiers(user.name, after.as_ref().unwrap_or(user.spec));
+        if planned.is_some() {
+            let stays: HashSet<String> = after_all.iter().map(|(_, text)| fold(text)).collect();
+            let given_up =
+                identifiers(user.name, user.spec).into_iter().filter(|(_, text)| !stays.contains(&fold(text)));
+            self.kept.extend(given_up.flat_map(|found| shared(&self.by_text, user.name, found)));
         }
+        self.found.extend(after_all.into_iter().flat_map(|found| shared(&self.by_text, user.name, found)));
     }
 
-    /// Returns what planned Users would newly have. What they have already is not the import's doing, and must not stop it.
-    pub(super) fn finish(self) -> Vec<Shared<'a>> {
+    /// Returns what planned Users would newly have, and what they would have if others were not applied. What they have already
+    /// is not the import's doing, and must not stop it.
+    pub(super) fn finish(self) -> (Vec<Shared<'a>>, Vec<Shared<'a>>) {
         let has =
             |shared: &Shared| self.had.get(&*shared.item.name).is_some_and(|had| had.contains(&fold(&shared.text)));
         // The first one of each pair is enough.
-        let mut pairs = HashSet::new();
-        let is_new = |shared: &Shared<'a>| !has(shared) && pairs.insert((&*shared.item.name, shared.other.clone()));
-        self.found.into_iter().filter(is_new).collect()
+        let new = |found: Vec<Shared<'a>>| {
+            let mut pairs = HashSet::new();
+            let is_new = |shared: &Shared<'a>| !has(shared) && pairs.insert((&*shared.item.name, shared.other.clone()));
+            found.into_iter().filter(is_new).collect()
+        };
+        (new(self.found), new(self.kept))
     }
+}
+
+/// Returns the other Users of the plan that would have this identifier of a User.
+fn shared<'a>(
+    by_text: &HashMap<String, Vec<(&'a Item, &'static str)>>,
+    user: &str,
+    (other_field, text): (&'static str, String),
+) -> Vec<Shared<'a>> {
+    let others = by_text.get(&fold(&text)).into_iter().flatten().filter(|(item, _)| item.name != user);
+    let of = |(item, field): &(&'a Item, &'static str)| Shared {
+        item,
+        field,
+        text: text.clone(),
+        other: user.to_owned(),
+        other_field,
+    };
+    others.map(of).collect()
 }

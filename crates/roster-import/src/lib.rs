@@ -14,6 +14,8 @@
 #![forbid(unsafe_code)]
 #![warn(unreachable_pub)]
 
+mod acceptance;
+pub mod accepted;
 pub mod assemble;
 mod columns;
 pub mod conflict;
@@ -28,7 +30,9 @@ mod dex;
 mod documents;
 pub mod draft;
 mod expiry;
+pub mod findings;
 pub mod hashes;
+pub mod held;
 mod htpasswd;
 mod identifiers;
 mod keeper;
@@ -43,11 +47,13 @@ mod naming;
 mod openshift;
 mod openstack;
 mod passwd;
+mod paths;
 mod rancher;
 pub mod restriction;
 pub mod rules;
 mod taken;
 mod text;
+mod ties;
 pub mod write;
 
 use draft::{Input, Place};

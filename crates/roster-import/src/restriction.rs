@@ -19,6 +19,7 @@ use super::control;
 use super::draft::{Input, Place, UserDraft};
 use super::expiry::is_never;
 use super::membership::{self, Memberships};
+use super::paths;
 
 /// States that restrict a User, from the weakest to the strictest.
 const STATES: [&str; 2] = ["Disabled", "Banned"];
@@ -191,7 +192,16 @@ pub(super) fn keep_foreign(spec: &mut Map<String, Value>, foreign: &Map<String, 
     kept
 }
 
-/// Fields that the import does not change, because the User is restricted more strictly by someone else.
+/// Adds the restrictions of earlier imports to the `spec` of a manifest that the source does not contradict. Returns the fields
+/// that the manifest would have removed.
+pub(super) fn keep_imported(spec: &mut Map<String, Value>, imported: &Map<String, Value>) -> Vec<String> {
+    let before = spec.clone();
+    paths::add_missing(spec, imported);
+    imported.keys().filter(|field| before.get(*field) != spec.get(*field)).cloned().collect()
+}
+
+/// Fields that the import does not change, because the User is restricted more strictly by someone else, or by an earlier
+/// import of a file that shows the state of accounts.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Unlifted {
     /// Position of the person in the source.
@@ -200,11 +210,22 @@ pub struct Unlifted {
     pub user: String,
     /// Fields of `spec`.
     pub fields: Vec<String>,
+    /// Whether an earlier import has set them.
+    pub is_imported: bool,
 }
 
 impl fmt::Display for Unlifted {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let fields: Vec<String> = self.fields.iter().map(|field| format!("spec.{field}")).collect();
+        if self.is_imported {
+            return write!(
+                f,
+                "User {} stays restricted by {} of an earlier import, because this file does not show whether accounts are locked: \
+                 export it with these attributes, or lift such restrictions with --lift-restrictions",
+                self.user,
+                fields.join(" and ")
+            );
+        }
         write!(
             f,
             "User {} is restricted more strictly by {}, which no import has set: change it with kubectl to lift the restriction",

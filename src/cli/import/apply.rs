@@ -9,6 +9,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use kube::Client;
 use roster_import::assemble::{Item, Plan};
 use roster_import::draft::Place;
+use roster_import::held::Held;
 use roster_import::rules::Kind;
 use serde_json::{Map, Value};
 
@@ -19,46 +20,24 @@ use super::restricted::Restricted;
 use super::step::conflicts;
 
 pub(super) async fn plan(client: Client, plan: Plan, files: &Files, args: &Args) -> Result<Outcome> {
-    let force = args.force_conflicts;
     let mut live = Live::restrictions(client, &plan).await?;
     let mut outcome = Outcome::default();
-    let restricted = restrict(&live, files, force, &mut outcome).await?;
-    let blocked = match live.read(&plan, force).await {
-        Ok(()) => blocked(&live, files, args).map(str::to_owned),
-        Err(error) => Some(format!("{error:#}")),
-    };
-    let names = restricted.iter().filter_map(|(name, fields)| Some((live.restricted.get(name)?, fields)));
-    for (user, fields) in names.filter(|(user, _)| blocked.is_some() || !user.is_planned) {
-        rejects::report_at(user.place, files, &user.message("is now", fields));
-    }
-    if let Some(reason) = blocked {
-        match restricted.len() {
-            0 => bail!("nothing was applied: {reason}"),
-            count => bail!("nothing was applied but the restrictions of existing Users ({count}): {reason}"),
-        }
-    }
-    let is_restricted: HashSet<&str> = restricted.iter().map(|(name, _)| name.as_str()).collect();
-    let was_written = |item: &Item| item.kind == Kind::User && is_restricted.contains(&*item.name);
-    let bar = progress(plan.items.len());
-    let (groups, people): (Vec<_>, Vec<_>) = plan.items.iter().partition(|item| item.kind == Kind::Group);
-    for items in [groups, people] {
-        let mut applied = stream::iter(items).map(|item| apply(&live, item, force)).buffer_unordered(CONCURRENCY);
-        while let Some((item, result)) = applied.next().await {
-            match result {
-                Ok(false) if live.exists(item) && !was_written(item) => outcome.same += 1,
-                Ok(_) if live.exists(item) => outcome.changed += 1,
-                Ok(_) => outcome.created += 1,
-                Err(error @ kube::Error::Api(_)) => {
-                    outcome.failed += 1;
-                    bar.suspend(|| report(item, files, &error));
-                }
-                // If the server does not answer, the remaining requests would fail too.
-                Err(error) => bail!("the cluster does not answer: {error}; run the import again to continue"),
+    let restricted = restrict(&live, files, args.force_conflicts, &mut outcome).await?;
+    let (findings, conflicting) = match live.read(&plan, args).await {
+        Ok(found) => found,
+        Err(error) => {
+            report_restricted(&live, &restricted, files, |_| true);
+            match restricted.len() {
+                0 => bail!("nothing was applied: {error:#}"),
+                count => bail!("nothing was applied but the restrictions of existing Users ({count}): {error:#}"),
             }
-            bar.inc(1);
         }
-    }
-    bar.finish_and_clear();
+    };
+    outcome.failed += rejects::report_findings(&findings, &conflicting, &plan, files);
+    let held = Held::new(findings, conflicting);
+    let mut import = Import { live, held, restricted, files, force: args.force_conflicts, outcome };
+    import.apply(&plan).await?;
+    let outcome = import.outcome;
     let failed = if outcome.failed > 0 { format!(", {} failed", outcome.failed) } else { String::new() };
     println!(
         "{} created, {} changed, {} unchanged, {} rejected{failed}",
@@ -68,6 +47,76 @@ pub(super) async fn plan(client: Client, plan: Plan, files: &Files, args: &Args)
         plan.rejected.len()
     );
     Ok(outcome)
+}
+
+/// An import that has applied the restrictions, and applies the rest.
+struct Import<'a> {
+    live: Live,
+    held: Held<'a>,
+    restricted: Vec<(String, Map<String, Value>)>,
+    files: &'a Files,
+    force: bool,
+    outcome: Outcome,
+}
+
+impl Import<'_> {
+    /// Applies the items that are not held: first the Groups, so that no User joins a Group of someone else.
+    async fn apply(&mut self, plan: &Plan) -> Result<()> {
+        let bar = progress(plan.items.len());
+        let (groups, people): (Vec<_>, Vec<_>) = plan.items.iter().partition(|item| item.kind == Kind::Group);
+        let missing = self.stage(&groups, &bar).await?;
+        missing.iter().for_each(|group| self.held.add_group(&group.name));
+        let held: HashSet<&str> =
+            people.iter().filter(|item| self.held.contains(item)).map(|item| &*item.name).collect();
+        bar.suspend(|| {
+            report_restricted(&self.live, &self.restricted, self.files, |user| held.contains(&*user.name));
+        });
+        self.stage(&people, &bar).await?;
+        bar.finish_and_clear();
+        Ok(())
+    }
+
+    /// Applies items of one kind. Returns those that do not exist and could not be created.
+    async fn stage<'a>(&mut self, items: &[&'a Item], bar: &ProgressBar) -> Result<Vec<&'a Item>> {
+        let (held, items): (Vec<&Item>, Vec<&Item>) = items.iter().copied().partition(|item| self.held.contains(item));
+        bar.suspend(|| rejects::report_held(held.iter().copied(), &self.held, self.files));
+        self.outcome.failed += held.len();
+        bar.inc(u64::try_from(held.len()).unwrap_or_default());
+        let is_restricted: HashSet<&str> = self.restricted.iter().map(|(name, _)| name.as_str()).collect();
+        let was_written = |item: &Item| item.kind == Kind::User && is_restricted.contains(&*item.name);
+        let (live, outcome, mut missing) = (&self.live, &mut self.outcome, Vec::new());
+        let mut applied = stream::iter(items).map(|item| apply(live, item, self.force)).buffer_unordered(CONCURRENCY);
+        while let Some((item, result)) = applied.next().await {
+            match result {
+                Ok(false) if live.exists(item) && !was_written(item) => outcome.same += 1,
+                Ok(_) if live.exists(item) => outcome.changed += 1,
+                Ok(_) => outcome.created += 1,
+                Err(error @ kube::Error::Api(_)) => {
+                    outcome.failed += 1;
+                    missing.extend((!live.exists(item)).then_some(item));
+                    bar.suspend(|| report(item, self.files, &error));
+                }
+                // If the server does not answer, the remaining requests would fail too.
+                Err(error) => bail!("the cluster does not answer: {error}; run the import again to continue"),
+            }
+            bar.inc(1);
+        }
+        Ok(missing)
+    }
+}
+
+/// Reports how Users are restricted now, if nothing else is applied to them.
+fn report_restricted(
+    live: &Live,
+    restricted: &[(String, Map<String, Value>)],
+    files: &Files,
+    is_held: impl Fn(&Restricted) -> bool,
+) {
+    for (name, fields) in restricted {
+        if let Some(user) = live.restricted.get(name).filter(|user| !user.is_planned || is_held(user)) {
+            rejects::report_at(user.place, files, &user.message("is now", fields));
+        }
+    }
 }
 
 /// Restricts existing Users, first of all and each by itself: a conflict, missing consent or an error with other objects,
@@ -125,24 +174,6 @@ async fn restrict_user<'a>(
     }
     let error = (set.len() < user.fields.len()).then_some(error);
     (user, set, error)
-}
-
-/// Reports why the plan must not be applied, and returns what to do.
-fn blocked(live: &Live, files: &Files, args: &Args) -> Option<&'static str> {
-    if rejects::report_conflicts(live, files) > 0 {
-        return Some("these objects of the cluster belong to other groups or people");
-    }
-    let administrators = if args.accept_administrators { 0 } else { rejects::report_administrators(live, files) };
-    if !args.accept_existing_users && rejects::report_existing(live, files) > 0 {
-        return Some(
-            "find out who created these Users and has their credentials, and whether they are the people of the source; \
-             delete them or remove them from the Groups, or accept them with --accept-existing-users",
-        );
-    }
-    (administrators > 0).then_some(
-        "find out whether these people should be administrators of the cluster; omit the field with --without admin, or \
-         accept them with --accept-administrators",
-    )
 }
 
 /// Applies an item. Returns whether anything had to be applied.

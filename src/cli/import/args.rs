@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use roster_import::accepted::Accepted;
+
 use super::format::ImportFormat;
 
 /// Field manager of applied objects.
@@ -42,14 +44,20 @@ pub(in crate::cli) struct Args {
     /// import created them, and to those that become members of an imported Group because they name it in spec.groups
     /// or have labels that it selects. Also allow it to give existing Users of the file another password, email or
     /// identity, to enable them and to lift their restrictions, unless they were imported from the same identity in the
-    /// source. Without this flag, such an import applies nothing but restrictions of existing Users.
-    #[arg(long)]
-    pub(super) accept_existing_users: bool,
+    /// source. With names, as in --accept-existing-users=ada,bob, for these Users only. Other such Users, and Groups that
+    /// would accept them, are not applied, except for restrictions.
+    #[arg(long, value_name = "USER,…", num_args = 0..=1, require_equals = true, default_missing_value = Accepted::ALL)]
+    pub(super) accept_existing_users: Option<Accepted>,
 
-    /// Allow the import to create Users with spec.admin. Without this flag, such an import applies nothing but restrictions
-    /// of existing Users.
+    /// Allow the import to create Users with spec.admin. With names, as in --accept-administrators=ada,bob, these Users only.
+    /// Other such Users are not applied.
+    #[arg(long, value_name = "USER,…", num_args = 0..=1, require_equals = true, default_missing_value = Accepted::ALL)]
+    pub(super) accept_administrators: Option<Accepted>,
+
+    /// Lift restrictions that earlier imports have set although the LDIF file has no operational attributes, and so does not
+    /// show whether accounts are locked.
     #[arg(long)]
-    pub(super) accept_administrators: bool,
+    pub(super) lift_restrictions: bool,
 
     /// Namespace of the password Secrets. It must exist.
     #[arg(long, value_name = "NAMESPACE")]
@@ -67,7 +75,7 @@ pub(in crate::cli) struct Args {
     #[arg(long)]
     pub(super) no_groups: bool,
 
-    /// Field of a User's spec to omit, such as mobile. Repeatable.
+    /// Field of a User's spec to omit, such as mobile. Existing Users keep it as it is. Repeatable.
     #[arg(long, value_name = "FIELD")]
     pub(super) without: Vec<String>,
 

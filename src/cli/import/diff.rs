@@ -1,5 +1,6 @@
 //! Shows what an import would change, as a unified diff.
 
+use std::collections::HashSet;
 use std::io::{Write, stdout};
 
 use anyhow::Result;
@@ -9,6 +10,7 @@ use kube::Client;
 use roster_credentials::source::HASH_KEY;
 use roster_import::assemble::{Item, Plan};
 use roster_import::hashes::masked;
+use roster_import::held::Held;
 use roster_import::rules::Kind;
 use serde_json::{Map, Value};
 use similar::TextDiff;
@@ -24,17 +26,16 @@ const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
 
 pub(super) async fn plan(client: Client, plan: Plan, files: &Files, args: &Args) -> Result<Outcome> {
     let mut live = Live::restrictions(client, &plan).await?;
-    live.read(&plan, args.force_conflicts).await?;
+    let (findings, conflicting) = live.read(&plan, args).await?;
     let mut outcome = Outcome::default();
-    outcome.failed += rejects::report_conflicts(&live, files);
-    if !args.accept_administrators {
-        outcome.failed += rejects::report_administrators(&live, files);
-    }
-    if !args.accept_existing_users {
-        outcome.failed += rejects::report_existing(&live, files);
-    }
-    restrictions(&live, files, &mut outcome).await?;
-    let mut changes = stream::iter(&plan.items).map(|item| change(&live, item)).buffered(CONCURRENCY);
+    outcome.failed += rejects::report_findings(&findings, &conflicting, &plan, files);
+    let held = Held::new(findings, conflicting);
+    let (held_items, items): (Vec<&Item>, Vec<&Item>) = plan.items.iter().partition(|item| held.contains(item));
+    rejects::report_held(held_items.iter().copied(), &held, files);
+    outcome.failed += held_items.len();
+    let people = held_items.iter().filter(|item| item.kind == Kind::User);
+    restrictions(&live, &people.map(|item| &*item.name).collect(), files, &mut outcome).await?;
+    let mut changes = stream::iter(items).map(|item| change(&live, item)).buffered(CONCURRENCY);
     while let Some((item, change)) = changes.next().await {
         match change {
             Ok(text) if text.is_empty() && live.exists(item) => outcome.same += 1,
@@ -60,16 +61,15 @@ pub(super) async fn plan(client: Client, plan: Plan, files: &Files, args: &Args)
     Ok(outcome)
 }
 
-/// Shows the restrictions of existing Users that the diffs of the plan do not contain. If the plan can't be applied, reports
-/// those that `--apply` writes nevertheless.
-async fn restrictions(live: &Live, files: &Files, outcome: &mut Outcome) -> Result<()> {
-    let is_blocked = outcome.failed > 0;
+/// Shows the restrictions of existing Users that the diffs of the plan do not contain. Reports those of Users whose manifests
+/// are held.
+async fn restrictions(live: &Live, held: &HashSet<&str>, files: &Files, outcome: &mut Outcome) -> Result<()> {
     for restricted in live.restricted.values() {
-        if is_blocked {
-            let message = restricted.message("would nevertheless be", &restricted.fields);
-            rejects::report_at(restricted.place, files, &message);
-        }
         if restricted.is_planned {
+            if held.contains(&*restricted.name) {
+                let message = restricted.message("would nevertheless be", &restricted.fields);
+                rejects::report_at(restricted.place, files, &message);
+            }
             continue;
         }
         match unified(live, &restricted.step(&restricted.fields)).await {

@@ -9,7 +9,7 @@ use roster_import::assemble::Options;
 use roster_import::draft::Input;
 use roster_import::known::{KnownGroups, KnownUser};
 
-use super::compare::owned;
+use super::compare::{extracted, owned};
 use super::list::{list, resource, source};
 
 /// Reads the names of the Groups that were imported before, whether they accept declared members, and their nested Groups if
@@ -37,7 +37,7 @@ pub(super) async fn read_groups(client: &Client, input: &Input, options: &mut Op
 pub(super) async fn read_users(client: &Client, input: &Input, options: &mut Options) -> Result<()> {
     let api: Api<DynamicObject> = Api::all_with(client.clone(), &resource::<User>());
     let (sources, names) = (input.user_sources(), input.user_names());
-    let is_unclear = input.is_unclear();
+    let (is_unclear, without) = (input.is_unclear(), options.without.clone());
     let user = |object: &DynamicObject| {
         let (name, spec) = (object.name_any(), &object.data["spec"]);
         let source = source(object).filter(|source| sources.contains(*source));
@@ -46,6 +46,11 @@ pub(super) async fn read_users(client: &Client, input: &Input, options: &mut Opt
         }
         if source.is_some() || names.contains(&name) {
             options.current.add_restrictions(&name, spec, &owned(object));
+            if !without.is_empty() || input.lacks_states {
+                let applied = serde_json::to_value(object).map(|object| extracted(&object)).unwrap_or_default();
+                options.current.add_omitted(&name, &applied["spec"], &without);
+                options.current.add_imported_restrictions(&name, &applied["spec"]);
+            }
             if is_unclear {
                 options.current.add_user(&name, spec);
             }

@@ -17,13 +17,14 @@ use roster_credentials::hash::{Argon2idCost, PasswordHash};
 use roster_credentials::pool::HashPool;
 use roster_credentials::source::HASH_KEY;
 use roster_import::assemble::{Content, Item, Plan, Secret};
-use roster_import::conflict::{Conflict, Conflicts};
-use roster_import::consent::{Consent, ExistingUser, Findings};
+use roster_import::conflict::{Conflicting, Conflicts};
+use roster_import::consent::{Consent, ExistingGroup, ExistingUser};
+use roster_import::findings::Findings;
 use roster_import::rules::Kind;
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::Value;
 
-use super::args::{CONCURRENCY, FIELD_MANAGER};
+use super::args::{Args, CONCURRENCY, FIELD_MANAGER};
 use super::compare::{is_applied, owned};
 use super::list::{PAGE, list, resource, source};
 use super::restricted::Restricted;
@@ -35,10 +36,6 @@ pub(super) struct Live {
     pool: HashPool,
     /// Existing objects. `None` if applying would change nothing, so memory grows only with the differences.
     found: HashMap<Key, Option<Value>>,
-    /// What the plan must not do without consent.
-    pub(super) findings: Findings,
-    /// Existing objects that have the name of a planned one but represent another group or person.
-    pub(super) conflicts: Vec<Conflict>,
     /// Existing Users to restrict, whether or not the plan is applied, by name.
     pub(super) restricted: BTreeMap<String, Restricted>,
 }
@@ -47,7 +44,7 @@ impl Live {
     /// Finds the existing Users that the source restricts further. Needs nothing but Users, so that no other request can
     /// keep them active.
     pub(super) async fn restrictions(client: Client, plan: &Plan) -> Result<Self> {
-        let (findings, conflicts, mut restricted) = (Findings::default(), Vec::new(), BTreeMap::new());
+        let mut restricted = BTreeMap::new();
         let people = plan.items.iter().filter(|item| item.kind == Kind::User);
         let planned: HashSet<&str> = people.map(|item| item.name.as_str()).collect();
         let api = Api::all_with(client.clone(), &resource::<User>());
@@ -57,11 +54,11 @@ impl Live {
             restricted.extend(user.map(|user| (name, user)));
         };
         list(&api, "Users", user).await?;
-        Ok(Self { client, pool: pool(), found: HashMap::new(), findings, conflicts, restricted })
+        Ok(Self { client, pool: pool(), found: HashMap::new(), restricted })
     }
 
-    /// Lists Groups, password Secrets in the plan's namespaces, and Users.
-    pub(super) async fn read(&mut self, plan: &Plan, takes_over: bool) -> Result<()> {
+    /// Lists Groups, password Secrets in the plan's namespaces, and Users. Returns what must not be applied.
+    pub(super) async fn read<'a>(&mut self, plan: &'a Plan, args: &Args) -> Result<(Findings<'a>, Conflicting)> {
         let mut wanted = HashMap::new();
         let mut namespaces = BTreeSet::new();
         for item in &plan.items {
@@ -76,11 +73,14 @@ impl Live {
             }
         }
         let live = self;
-        let (mut consent, mut conflicts) = (Consent::new(plan).taking_over(takes_over), Conflicts::new(plan));
+        let (accepted, administrators) = (args.accept_existing_users.clone(), args.accept_administrators.clone());
+        let consent = Consent::new(plan).taking_over(args.force_conflicts);
+        let mut consent = consent.accepting(accepted.unwrap_or_default(), administrators.unwrap_or_default());
+        let mut conflicts = Conflicts::new(plan);
         let api = Api::all_with(live.client.clone(), &resource::<Group>());
         let group = |object: &DynamicObject| {
             let (name, spec) = (object.name_any(), &object.data["spec"]);
-            consent.existing_group(&name, spec);
+            consent.existing_group(&ExistingGroup { name: &name, spec, owned: &owned(object) });
             conflicts.existing_group(&name, source(object), spec);
         };
         live.list(&api, "", Key::Group, &wanted, group).await?;
@@ -101,9 +101,7 @@ impl Live {
             conflicts.existing_user(&user);
         };
         live.list(&api, "", Key::User, &wanted, user).await?;
-        live.findings = consent.finish();
-        live.conflicts = conflicts.finish();
-        Ok(())
+        Ok((consent.finish(), conflicts.finish()))
     }
 
     /// Marks the existing Secrets as unchanged whose hash matches the plaintext password of the plan.

@@ -18,6 +18,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
+use roster_import::accepted::Accepted;
 use roster_import::assemble::{Options, Plan, Renamed, assemble};
 use roster_import::draft::Input;
 use roster_import::rules::Rules;
@@ -41,6 +42,12 @@ async fn import(args: &Args) -> Result<ExitCode> {
     let rules = Rules::default();
     let input = read(args.from.into(), &source(args)?, &rules);
     let is_empty = input.is_empty();
+    if input.lacks_states && !args.lift_restrictions {
+        rejects::print_line(
+            "warning: this file does not show which accounts are locked, because no person has an operational attribute such as \
+             modifyTimestamp. Export operational attributes, too: ldapsearch … '*' '+'",
+        );
+    }
     let mut options = options(args);
     if args.write.is_none() {
         read_known(&input, &mut options).await?;
@@ -101,10 +108,10 @@ fn report_names(plan: &Plan, files: &Files) {
 
 async fn run(args: &Args, plan: Plan, files: &Files) -> Result<Outcome> {
     if let Some(folder) = &args.write {
-        if !args.accept_existing_users {
+        if !args.accept_existing_users.as_ref().is_some_and(Accepted::is_all) {
             write::warn_of_existing_users(&plan);
         }
-        if !args.accept_administrators {
+        if !args.accept_administrators.as_ref().is_some_and(Accepted::is_all) {
             write::warn_of_administrators(&plan);
         }
         return write::manifests(plan, folder);
@@ -149,6 +156,7 @@ fn options(args: &Args) -> Options {
         hash_passwords: args.hash_passwords,
         no_groups: args.no_groups,
         without: args.without.clone(),
+        lift_restrictions: args.lift_restrictions,
         ..Options::default()
     }
 }

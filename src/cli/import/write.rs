@@ -1,10 +1,12 @@
 //! Writes manifests to a folder, one file for each person and group. The same input results in the same files, except
 //! that plaintext passwords are hashed with a new salt each time.
 
+use std::collections::HashSet;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
+use roster_api::printable;
 use roster_credentials::hash::{Argon2idCost, Memory, PasswordHash};
 use roster_import::assemble::{Content, Item, Plan, Secret};
 use roster_import::consent::gives_control;
@@ -12,6 +14,7 @@ use roster_import::rules::Kind;
 use secrecy::ExposeSecret;
 
 use super::args::Outcome;
+use super::rejects;
 use crate::cli::private_file;
 
 /// Warns of what the manifests would do to existing Users, which can't be checked without a cluster.
@@ -50,9 +53,9 @@ pub(super) fn manifests(plan: Plan, folder: &Path) -> Result<Outcome> {
     }
     let (mut memory, mut outcome) = (Memory::default(), Outcome::default());
     let rejected = plan.rejected.len();
+    report_others(&plan, folder)?;
     for item in plan.items {
-        let plural = if item.kind == Kind::Group { "groups" } else { "users" };
-        let path = folder.join(plural).join(format!("{}.yaml", item.name));
+        let path = path(folder, item.kind, &item.name);
         let text = text(&item, &mut memory)?;
         if fs::read(&path).is_ok_and(|known| known == text.as_bytes()) {
             outcome.same += 1;
@@ -64,6 +67,41 @@ pub(super) fn manifests(plan: Plan, folder: &Path) -> Result<Outcome> {
     }
     println!("{} written, {} unchanged, {rejected} rejected", outcome.created, outcome.same);
     Ok(outcome)
+}
+
+fn path(folder: &Path, kind: Kind, name: &str) -> PathBuf {
+    let plural = if kind == Kind::Group { "groups" } else { "users" };
+    folder.join(plural).join(format!("{name}.yaml"))
+}
+
+/// Reports manifests of people and groups that the plan does not have: of leavers, or of rejected entries. Tools that apply
+/// the folder would keep them active.
+fn report_others(plan: &Plan, folder: &Path) -> Result<()> {
+    for path in others(plan, folder)? {
+        let path = path.display().to_string();
+        rejects::print_line(&format!(
+            "warning: {} is not part of this import and still in the folder: remove it, or tools that apply the folder keep the object",
+            printable::line(&path)
+        ));
+    }
+    Ok(())
+}
+
+/// Returns the manifests in the folder that the plan does not have, sorted.
+fn others(plan: &Plan, folder: &Path) -> Result<Vec<PathBuf>> {
+    let written: HashSet<PathBuf> = plan.items.iter().map(|item| path(folder, item.kind, &item.name)).collect();
+    let mut others = Vec::new();
+    for name in ["groups", "users"] {
+        let folder = folder.join(name);
+        for entry in fs::read_dir(&folder).with_context(|| folder.display().to_string())? {
+            let path = entry.with_context(|| folder.display().to_string())?.path();
+            if path.extension().is_some_and(|extension| extension == "yaml") && !written.contains(&path) {
+                others.push(path);
+            }
+        }
+    }
+    others.sort();
+    Ok(others)
 }
 
 fn text(item: &Item, memory: &mut Memory) -> Result<String> {
@@ -81,5 +119,30 @@ fn hash(secret: &Secret, memory: &mut Memory) -> String {
         Content::Plain(password) => {
             PasswordHash::create(password.expose_secret(), Argon2idCost::default(), memory).expose().to_owned()
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use roster_import::assemble::{Options, assemble};
+    use roster_import::rules::Rules;
+    use roster_import::{Format, Source, read};
+
+    /// Tools that apply the folder would otherwise keep leavers active without a notice.
+    #[test]
+    fn manifests_of_people_who_are_no_longer_imported_are_found() {
+        let folder = std::env::temp_dir().join(format!("roster-write-{}", std::process::id()));
+        let plan = |text: &str| {
+            let (rules, source) = (Rules::default(), Source { main: text.into(), ..Source::default() });
+            assemble(read(Format::Csv, &source, &rules), &Options::default(), &rules)
+        };
+        manifests(plan("username,groups\nada,dev\nbob,ops\n"), &folder).unwrap();
+        fs::write(folder.join("users/README.md"), "").unwrap();
+        let rest = plan("username,groups,timezone\nada,dev,UTC\nbob,ops,Mars/Base\n");
+        let others = others(&rest, &folder).unwrap();
+        fs::remove_dir_all(&folder).unwrap();
+        let expected = ["groups/ops.yaml", "users/bob.yaml"].map(|path| folder.join(path));
+        assert_eq!((rest.rejected.len(), others), (1, expected.to_vec()));
     }
 }

@@ -61,7 +61,7 @@ async fn people_of_the_source_do_not_get_existing_users_with_their_names() {
     let before = users.get(&admin).await.unwrap();
     assert_eq!((before.spec.email, before.spec.password_secret_ref), (None, None));
     assert!(secrets.get_opt(&format!("{admin}-password")).await.unwrap().is_none());
-    assert!(users.get_opt(&other).await.unwrap().is_none());
+    assert!(users.get_opt(&other).await.unwrap().is_some());
 
     // The administrator knows that they are the same. From then on, this person needs no consent.
     succeeds(&[&apply[..], &["--accept-existing-users"]].concat());
@@ -90,7 +90,9 @@ async fn people_of_the_source_do_not_get_existing_users_with_their_names() {
 async fn leavers_are_restricted_even_if_nothing_else_is_applied() {
     let (ada, admin, realm_name) = (unique("leaver"), unique("leaver-admin"), unique("realm"));
     let users = cluster().users().await;
-    crate::support::create(&users, &crate::support::user(&admin, false)).await;
+    let mut other = crate::support::user(&admin, false);
+    other.spec.email = Some(format!("{admin}@example.com"));
+    crate::support::create(&users, &other).await;
     let email = format!("{ada}@example.com");
     let person = |enabled: bool, locale: &str| {
         let attributes = json!({"locale": [locale]});
@@ -103,24 +105,24 @@ async fn leavers_are_restricted_even_if_nothing_else_is_applied() {
     assert_eq!(last_line(&succeeds(&apply)), "1 created, 0 changed, 0 unchanged, 0 rejected");
     let state = || async { users.get(&ada).await.unwrap().spec };
 
-    // The import may not give the existing User to this person.
-    let mallory = json!({"id": "2", "username": admin, "email": format!("{admin}@example.com")});
-    file("leaver.json", &realm(&realm_name, &[person(false, "de"), mallory]));
+    // The person has taken the email of another User.
+    let taken = json!({"id": "1", "username": ada, "email": format!("{admin}@example.com"), "enabled": false,
+        "attributes": {"locale": ["de"]}});
+    file("leaver.json", &realm(&realm_name, &[taken]));
     let preview = roster(&flags);
     let says =
         format!("{path}:1: User {ada} would nevertheless be Disabled: the source restricts keycloak:{realm_name}/1\n");
     assert!(!preview.status.success() && text(&preview.stderr).ends_with(&says), "{}", text(&preview.stderr));
     assert_eq!(state().await.state, DesiredState::Active);
-    let reported = text(&roster(&apply).stderr);
-    let says = "nothing was applied but the restrictions of existing Users (1): find out who created";
+    let output = roster(&apply);
+    let reported = text(&output.stderr);
     assert!(reported.contains(&format!("User {ada} is now Disabled: the source restricts keycloak:")), "{reported}");
-    assert!(reported.contains(says), "{reported}");
+    assert_eq!(last_line(&text(&output.stdout)), "0 created, 0 changed, 0 unchanged, 0 rejected, 1 failed");
     let spec = state().await;
     assert_eq!(
         (spec.state, spec.email, spec.language.as_deref()),
         (DesiredState::Disabled, Some(email.clone()), Some("en"))
     );
-    assert_eq!(users.get(&admin).await.unwrap().spec.email, None);
     assert!(!text(&roster(&apply).stderr).contains("restrict"));
     // A person who comes back needs no flag.
     file("leaver.json", &active);
@@ -239,4 +241,68 @@ async fn restrictions_take_over_defaults_and_nothing_else() {
     file("owned-leaver.ldif", &entry("99990601000000Z"));
     let preview = text(&roster(&flags).stderr);
     assert!(!preview.contains("restrict") && preview.contains("--accept-existing-users"), "{preview}");
+}
+
+/// In many sources, people set their own email, and choose their username when they register.
+#[tokio::test(flavor = "multi_thread")]
+async fn one_person_does_not_stop_the_import_of_others() {
+    let [root, nora, eve, ada] = ["root", "nora", "eve", "ada"].map(|what| unique(&format!("alone-{what}")));
+    let users = cluster().users().await;
+    for name in [&root, &nora] {
+        let mut user = crate::support::user(name, false);
+        user.spec.email = Some(format!("{name}@example.com"));
+        crate::support::create(&users, &user).await;
+    }
+    let person = |id: &str, name: &str, email: &str| json!({"id": id, "username": name, "email": format!("{email}@example.com")});
+    let people = [person("1", &eve, &root), person("2", &nora, &eve), person("3", &ada, &ada)];
+    let path = file("alone.json", &realm(&unique("realm"), &people));
+    let apply = ["import", "--from", "keycloak", &path, "--apply"];
+    for expected in ["1 created, 0 changed, 0 unchanged", "0 created, 0 changed, 1 unchanged"] {
+        let output = roster(&apply);
+        let reported = text(&output.stderr);
+        let says =
+            format!("User {eve} would have the spec.email {root}@example.com, which is the spec.email of User {root}");
+        assert!(!output.status.success() && reported.contains(&says), "{reported}");
+        assert!(reported.contains(&format!("User {nora} already exists, and this import would")), "{reported}");
+        assert_eq!(last_line(&text(&output.stdout)), format!("{expected}, 0 rejected, 2 failed"));
+    }
+    assert!(users.get_opt(&eve).await.unwrap().is_none() && users.get_opt(&ada).await.unwrap().is_some());
+    // Consent for one User does not accept others.
+    let output = roster(&[&apply[..], &[&format!("--accept-existing-users={nora}")]].concat());
+    assert_eq!(last_line(&text(&output.stdout)), "0 created, 0 changed, 1 unchanged, 0 rejected, 2 failed");
+    let reported = text(&output.stderr);
+    assert!(reported.contains("--force-conflicts") && !reported.contains("already exists"), "{reported}");
+}
+
+/// DNs can be guessed, and nothing keeps people from creating a Group that holds no role.
+#[tokio::test(flavor = "multi_thread")]
+async fn members_of_a_group_that_someone_planted_require_a_flag() {
+    let [group, eve, zoe, ada] = ["group", "eve", "zoe", "ada"].map(|what| unique(&format!("adopted-{what}")));
+    let id = format!("ldap:cn={group},dc=x");
+    let users = cluster().users().await;
+    let mut planted = crate::support::user(&eve, false);
+    planted.spec.groups = vec![group.clone()];
+    crate::support::create(&users, &planted).await;
+    let manifest = json!({"apiVersion": "roster.dev/v1alpha1", "kind": "Group",
+        "metadata": {"name": group, "annotations": {"roster.dev/source-id": id}},
+        "spec": {"acceptDeclaredMembers": true, "members": [zoe]}});
+    cluster().kubectl(&["apply", "-f", &file("adopted.json", &manifest.to_string())]);
+    let entry = format!("dn: uid={ada},dc=x\nobjectClass: person\nuid: {ada}\nmodifyTimestamp: 20260101000000Z\n\n");
+    let listed = format!("dn: cn={group},dc=x\nobjectClass: groupOfNames\ncn: {group}\nmember: uid={ada},dc=x\n");
+    let path = file("adopted.ldif", &format!("{entry}{listed}"));
+    let apply = ["import", "--from", "ldif", &path, "--apply"];
+    let output = roster(&apply);
+    let reported = text(&output.stderr);
+    for says in [
+        format!("Group {group} would accept 1 existing User that this import does not add to it: {eve}; this requires"),
+        format!(
+            "Group {group} already exists and has members that this import does not add to it: User {zoe}; this requires"
+        ),
+    ] {
+        assert!(reported.contains(&says), "{reported}");
+    }
+    assert_eq!(last_line(&text(&output.stdout)), "0 created, 0 changed, 0 unchanged, 0 rejected, 2 failed");
+    let accepting = [&apply[..], &[&format!("--accept-existing-users={eve},{zoe}")]].concat();
+    assert_eq!(last_line(&succeeds(&accepting)), "1 created, 1 changed, 0 unchanged, 0 rejected");
+    assert_eq!(last_line(&succeeds(&apply)), "0 created, 0 changed, 2 unchanged, 0 rejected");
 }

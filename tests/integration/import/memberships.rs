@@ -38,8 +38,8 @@ async fn a_rejected_entry_loses_the_memberships_that_ended() {
     assert_eq!(groups().await, std::slice::from_ref(&staff));
     // The plan needs consent.
     write("en", &[], &json!({"id": "2", "username": format!("{eve}-bob"), "groups": [format!("/{admins}")]}));
-    let reported = text(&roster(&apply).stderr);
-    assert!(reported.contains("nothing was applied but the restrictions of existing Users (1)"), "{reported}");
+    let output = roster(&apply);
+    assert_eq!(last_line(&text(&output.stdout)), "0 created, 1 changed, 2 unchanged, 0 rejected, 1 failed");
     assert_eq!(groups().await, [""; 0]);
 }
 
@@ -135,4 +135,55 @@ async fn leavers_are_restricted_before_anything_else_is_read() {
     let says = "nothing was applied but the restrictions of existing Users (1)";
     assert!(!output.status.success() && reported.contains(says), "{reported}");
     assert_eq!(users.get(&eve).await.unwrap().spec.state, DesiredState::Disabled);
+}
+
+/// Server-side apply would otherwise remove what earlier imports have set.
+#[tokio::test(flavor = "multi_thread")]
+async fn omitted_fields_of_existing_users_stay() {
+    let (ada, group, realm) = (unique("omitted-ada"), unique("omitted-group"), unique("realm"));
+    let users = cluster().users().await;
+    let write = |enabled: bool, locale: &str| {
+        let attributes = json!({"locale": [locale]});
+        let person = json!({"id": "1", "username": ada, "enabled": enabled, "attributes": attributes,
+            "groups": [format!("/{group}")]});
+        let groups = json!([{"id": "7", "name": group}]);
+        file("omitted.json", &json!({"realm": realm, "groups": groups, "users": [person]}).to_string())
+    };
+    let path = write(false, "en");
+    let apply = ["import", "--from", "keycloak", &path, "--apply"];
+    succeeds(&apply);
+    write(true, "de");
+    let without = [&apply[..], &["--without", "state", "--without", "groups", "--without", "language"]].concat();
+    assert_eq!(last_line(&succeeds(&without)), "0 created, 0 changed, 2 unchanged, 0 rejected");
+    let without = [&apply[..], &["--without", "state", "--without", "groups"]].concat();
+    assert_eq!(last_line(&succeeds(&without)), "0 created, 1 changed, 1 unchanged, 0 rejected");
+    let spec = users.get(&ada).await.unwrap().spec;
+    assert_eq!((spec.state, spec.groups, spec.language.as_deref()), (DesiredState::Disabled, vec![group], Some("de")));
+    succeeds(&apply);
+    assert_eq!(users.get(&ada).await.unwrap().spec.state, DesiredState::Active);
+}
+
+/// `ldapsearch '*' entryUUID` does not return the attributes that lock an account.
+#[tokio::test(flavor = "multi_thread")]
+async fn locked_accounts_stay_locked_by_an_export_without_operational_attributes() {
+    let ada = unique("unexported");
+    let users = cluster().users().await;
+    let write = |more: &str| {
+        let entry = format!("dn: uid={ada},dc=x\nobjectClass: inetOrgPerson\nuid: {ada}\nentryUUID: {ada}\n{more}");
+        file("unexported.ldif", &entry)
+    };
+    let path = write("sn: a\nnsAccountLock: TRUE\n");
+    let apply = ["import", "--from", "ldif", &path, "--apply"];
+    succeeds(&apply);
+    write("sn: b\n");
+    let output = roster(&apply);
+    let reported = text(&output.stderr);
+    let says = format!("User {ada} stays restricted by spec.state of an earlier import");
+    assert!(output.status.success() && reported.contains(&says), "{reported}");
+    assert!(reported.starts_with("warning: this file does not show which accounts are locked"), "{reported}");
+    let state = || async { users.get(&ada).await.unwrap().spec.state };
+    assert_eq!(state().await, DesiredState::Disabled);
+    write("sn: b\nmodifyTimestamp: 20260101000000Z\n");
+    assert_eq!(last_line(&succeeds(&apply)), "0 created, 1 changed, 0 unchanged, 0 rejected");
+    assert_eq!(state().await, DesiredState::Active);
 }

@@ -222,7 +222,8 @@ async fn case_a19_a_group_of_another_source_is_not_joined() {
     let second = file("a19-second.ldif", &ldif(&ben, "gemini"));
     let output = roster(&["import", "--from", "ldif", &second, "--apply"]);
     let reported = text(&output.stderr);
-    assert!(!output.status.success() && reported.contains("nothing was applied"), "{reported}");
+    let says = format!("User {ben} is not applied: it would join Group {name}, which is not applied");
+    assert!(!output.status.success() && reported.contains(&says), "{reported}");
     assert!(
         reported.contains(&format!("Group {name} already exists for ldap:cn={name},ou=apollo,dc=example")),
         "{reported}"
@@ -255,17 +256,19 @@ async fn waiting_users_join_imported_groups_only_with_a_flag() {
         "{path}:2: Group {group} would accept 1 existing User that this import does not add to it: {eve}; this \
          requires --accept-existing-users\n"
     );
+    let held = format!("{path}:2: User {ada} is not applied: it would join Group {group}, which is not applied\n");
 
     let preview = roster(&args);
     assert!(!preview.status.success());
-    assert_eq!(text(&preview.stderr), waits);
-    assert_eq!(last_line(&text(&preview.stdout)), "2 to create, 0 to change, 0 unchanged, 0 rejected, 1 failed");
+    let told = text(&preview.stderr);
+    assert!(told.starts_with(&waits) && told.ends_with(&held), "{told}");
+    assert_eq!(last_line(&text(&preview.stdout)), "0 to create, 0 to change, 0 unchanged, 0 rejected, 2 failed");
     assert_eq!(last_line(&succeeds(&accepting)), "2 to create, 0 to change, 0 unchanged, 0 rejected");
 
     let applied = roster(&[&args[..], &["--apply"]].concat());
     assert!(!applied.status.success());
     let told = text(&applied.stderr);
-    assert!(told.starts_with(&waits) && told.contains("nothing was applied"), "{told}");
+    assert!(told.starts_with(&waits) && told.ends_with(&held), "{told}");
     assert!(users.get_opt(&ada).await.unwrap().is_none() && groups.get_opt(&group).await.unwrap().is_none());
 
     // Without a cluster, existing Users can't be checked.
@@ -308,13 +311,14 @@ async fn existing_users_gain_nothing_from_an_import_without_a_flag() {
     );
     let preview = roster(&args);
     assert!(!preview.status.success());
-    assert_eq!(text(&preview.stderr), says);
-    assert_eq!(last_line(&text(&preview.stdout)), "2 to create, 1 to change, 0 unchanged, 0 rejected, 1 failed");
+    assert!(text(&preview.stderr).starts_with(&says), "{}", text(&preview.stderr));
+    assert_eq!(last_line(&text(&preview.stdout)), "2 to create, 0 to change, 0 unchanged, 0 rejected, 1 failed");
     let applied = roster(&[&args[..], &["--apply"]].concat());
-    assert!(!applied.status.success());
-    let told = text(&applied.stderr);
-    assert!(told.starts_with(&says) && told.contains("nothing was applied"), "{told}");
-    assert!(users.get_opt(&bob).await.unwrap().is_none() && users.get(&ada).await.unwrap().spec.groups.is_empty());
+    assert!(!applied.status.success() && text(&applied.stderr).starts_with(&says), "{}", text(&applied.stderr));
+    assert_eq!(last_line(&text(&applied.stdout)), "2 created, 0 changed, 0 unchanged, 0 rejected, 1 failed");
+    // The other person is imported.
+    assert_eq!(users.get(&bob).await.unwrap().spec.groups, std::slice::from_ref(&group));
+    assert_eq!((users.get(&ada).await.unwrap().spec.groups, users.get(&ada).await.unwrap().spec.zone), (vec![], None));
     // Without Groups, there is nothing to gain. An earlier import of the User proves nothing.
     file("planted.csv", &format!("username,zone\n{ada},eu\n"));
     assert_eq!(
@@ -324,10 +328,12 @@ async fn existing_users_gain_nothing_from_an_import_without_a_flag() {
     file("planted.csv", &format!("username,groups,zone\n{ada},{group},eu\n{bob},{group},eu\n"));
     let laundered = roster(&[&args[..], &["--apply"]].concat());
     assert!(!laundered.status.success() && text(&laundered.stderr).starts_with(&says), "{}", text(&laundered.stderr));
-    assert!(users.get_opt(&bob).await.unwrap().is_none() && users.get(&ada).await.unwrap().spec.groups.is_empty());
+    assert!(users.get(&ada).await.unwrap().spec.groups.is_empty());
+    let named = format!("--accept-existing-users={bob},{ada}");
+    assert!(!roster(&[&args[..], &["--apply", "--accept-existing-users=other"]].concat()).status.success());
     assert_eq!(
-        last_line(&succeeds(&[&accepting[..], &["--apply"]].concat())),
-        "2 created, 1 changed, 0 unchanged, 0 rejected"
+        last_line(&succeeds(&[&args[..], &["--apply", &named]].concat())),
+        "0 created, 1 changed, 2 unchanged, 0 rejected"
     );
     // Neither repeating the import nor removing something needs the flag.
     assert_eq!(

@@ -2,6 +2,7 @@
 
 mod account;
 mod dn;
+mod exported;
 mod listings;
 mod members;
 mod parser;
@@ -100,6 +101,7 @@ pub(super) fn read(bytes: &[u8]) -> Input {
             ),
         }
     }
+    input.lacks_states = !people.is_empty() && !people.iter().any(|(.., record)| exported::shows_states(record));
     let records = groups.iter().map(|(index, records)| (input.groups[*index].id.clone(), &records[..]));
     let mut listings = Listings::of(records);
     for (index, dn, record) in people {

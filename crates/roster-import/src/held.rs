@@ -1,0 +1,148 @@
+//! Decides which items of a plan are not applied: those that conflict or lack consent, and those that would give more
+//! without them than with them.
+//!
+//! An item that someone else can make conflict must not keep the others from being applied. But part of a plan must not grant
+//! more than the whole. So without a Group, Users that would newly join it are not applied either: it may belong to someone
+//! else. Without a User, Groups that would newly accept it as it is now are not applied. Members that a Group has already
+//! keep their place, and the rest of their items is applied.
+
+use std::collections::{HashMap, HashSet};
+
+use super::assemble::Item;
+use super::conflict::{Conflict, Conflicting};
+use super::findings::Findings;
+use super::rules::Kind;
+use super::ties::Ties;
+
+/// Items of a plan that are not applied.
+pub struct Held<'a> {
+    ties: Ties<'a>,
+    /// Users that newly name a Group, by its name. `None` as long as nothing is held.
+    joining: Option<HashMap<&'a str, Vec<&'a str>>>,
+    /// Groups that newly nest a Group, by its name.
+    parents: HashMap<&'a str, Vec<&'a str>>,
+    /// Conflicts that exist only if a User is not applied, by its name.
+    if_held: HashMap<String, Vec<Conflict>>,
+    /// Why each item is held, unless it is because of a finding or conflict of its own.
+    items: HashMap<(Kind, String), Option<String>>,
+    /// Groups that nothing may newly join.
+    closed: HashSet<String>,
+    /// Groups whose members are members of a Group that is held, and would not be if it were applied.
+    exposed: HashSet<String>,
+    /// Items whose consequences are not known yet.
+    queue: Vec<(Kind, String)>,
+}
+
+impl<'a> Held<'a> {
+    /// Holds the items that conflict or lack consent, and what depends on them.
+    pub fn new(findings: Findings<'a>, conflicting: Conflicting) -> Self {
+        let Findings { admitted, present, promotions, administrators, ties } = findings;
+        let Conflicting { conflicts, if_held } = conflicting;
+        let (joining, parents, items, queue) = (None, HashMap::new(), HashMap::new(), Vec::new());
+        let (closed, exposed) = (HashSet::new(), HashSet::new());
+        let mut held = Self { ties, joining, parents, if_held, items, closed, exposed, queue };
+        for conflict in &conflicts {
+            let (kind, name) = conflict.held();
+            held.hold(kind, name, None);
+        }
+        admitted.iter().for_each(|item| held.hold(Kind::Group, &item.group, None));
+        present.iter().for_each(|item| held.hold(Kind::Group, &item.group, None));
+        promotions.users.iter().for_each(|user| held.hold(Kind::User, user, None));
+        administrators.iter().for_each(|item| held.hold(Kind::User, &item.user, None));
+        held.settle();
+        held
+    }
+
+    /// Holds what depends on a Group that could not be created.
+    pub fn add_group(&mut self, name: &str) {
+        self.hold(Kind::Group, name, None);
+        self.settle();
+    }
+
+    /// Returns whether an item is held.
+    pub fn contains(&self, item: &Item) -> bool {
+        self.items.contains_key(&(item.kind, item.name.clone()))
+    }
+
+    /// Returns why an item is held, if it is because of others.
+    pub fn reason(&self, item: &Item) -> Option<&str> {
+        self.items.get(&(item.kind, item.name.clone()))?.as_deref()
+    }
+
+    fn hold(&mut self, kind: Kind, name: &str, reason: Option<String>) {
+        let key = (kind, name.to_owned());
+        if !self.items.contains_key(&key) {
+            self.items.insert(key.clone(), reason);
+            self.queue.push(key);
+        }
+    }
+
+    fn settle(&mut self) {
+        if self.joining.is_none() && !self.queue.is_empty() {
+            self.joining = Some(self.ties.joining(Kind::User));
+            self.parents = self.ties.joining(Kind::Group);
+        }
+        while let Some((kind, name)) = self.queue.pop() {
+            match kind {
+                Kind::User => self.without_user(&name),
+                Kind::Group => self.without_group(&name),
+            }
+        }
+    }
+
+    fn without_user(&mut self, name: &str) {
+        for group in self.ties.joined.remove(name).into_iter().flatten() {
+            let reason = format!("it would accept User {name}, which is not applied");
+            self.hold(Kind::Group, group, Some(reason));
+        }
+        for conflict in self.if_held.remove(name).into_iter().flatten() {
+            let (kind, held) = conflict.held();
+            self.hold(kind, held, Some(conflict.to_string()));
+        }
+    }
+
+    fn without_group(&mut self, name: &str) {
+        self.close(name, "which is not applied");
+        for parent in self.parents.remove(name).into_iter().flatten() {
+            let reason = format!("it would nest Group {name}, which is not applied");
+            self.hold(Kind::Group, parent, Some(reason));
+        }
+        for nested in self.ties.dropped.remove(name).into_iter().flatten() {
+            self.expose(nested, name);
+        }
+    }
+
+    /// Holds what would newly join a Group.
+    fn close(&mut self, name: &str, why: &str) {
+        if !self.closed.insert(name.to_owned()) {
+            return;
+        }
+        let named = self.joining.as_mut().and_then(|joining| joining.remove(name)).unwrap_or_default();
+        let selected = self.ties.selected.remove(name).unwrap_or_default();
+        for user in named.into_iter().chain(selected) {
+            let reason = format!("it would join Group {name}, {why}");
+            self.hold(Kind::User, user, Some(reason));
+        }
+    }
+
+    /// Holds what would newly join a Group or one that is nested in it, because its members would also be those of a Group that
+    /// is not applied.
+    fn expose(&mut self, nested: String, parent: &str) {
+        let mut found = vec![nested];
+        while let Some(name) = found.pop() {
+            if !self.exposed.insert(name.clone()) {
+                continue;
+            }
+            let why = format!("is still nested in Group {parent}, which is not applied");
+            self.close(&name, &format!("which {why}"));
+            if self.ties.widened.contains(&*name) {
+                self.hold(Kind::Group, &name, Some(format!("it {why}")));
+            }
+            found.extend(self.ties.nested.get(&name).into_iter().flatten().cloned());
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "held_tests.rs"]
+mod tests;
