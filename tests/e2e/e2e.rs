@@ -13,6 +13,7 @@ mod shared;
 
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Instant;
 
 use anyhow::Result;
 use libtest_mimic::{Arguments, Trial};
@@ -30,7 +31,7 @@ const TESTS: &[Test] = &[
     ("a_user_logs_in_and_kube_apiserver_accepts_the_token", login::token_webhook),
     ("a_rolling_restart_fails_no_request", availability::rolling_restart),
     ("a_killed_replica_fails_no_request", availability::killed_replica),
-    ("a_drained_node_fails_no_request", availability::drained_node),
+    ("draining_each_node_fails_no_request", availability::drained_nodes),
     ("a_crashed_node_fails_no_request", availability::crashed_node),
 ];
 
@@ -41,7 +42,13 @@ fn main() -> ExitCode {
     let shared = Arc::new(Shared::default());
     let trials = TESTS.iter().map(|(name, test)| {
         let shared = Arc::clone(&shared);
-        Trial::test(*name, move || Ok(test(&shared).map_err(|error| format!("{error:?}"))?))
+        Trial::test(*name, move || {
+            let begun = Instant::now();
+            let result = test(&shared);
+            // As the test runner of Rust reports times, for tests/slowest.
+            println!("test {name} <{:.3}s>", begun.elapsed().as_secs_f64());
+            Ok(result.map_err(|error| format!("{error:?}"))?)
+        })
     });
     let conclusion = libtest_mimic::run(&arguments, trials.collect());
     drop(shared);

@@ -89,7 +89,7 @@ impl NodeCluster {
         let mut images = images.to_vec();
         images.push(Image { archive: parts.pause_image.clone(), name: config::PAUSE_IMAGE.to_owned() });
         images.push(Image { archive: parts.coredns_image.clone(), name: COREDNS_IMAGE.to_owned() });
-        let api_server = format!("https://{}:{API_PORT}", node_address(1));
+        let api_server = Self::api_server();
         let join = Join { parts: &parts, pki: &pki, api_server: &api_server, images: &images };
         let nodes = start_nodes(std::iter::once(first).chain(namespaces), &dir, &join)?;
         let mut cluster = Self { forwarder, nodes, components, kubectl, dir };
@@ -166,6 +166,11 @@ impl NodeCluster {
         let server = &mut self.components.api_server;
         server.restart_with(flags)?;
         wait_until_ready(&self.kubectl, self.forwarder.port, &mut [server])
+    }
+
+    /// Returns the URL of the API server from nodes.
+    pub fn api_server() -> String {
+        format!("https://{}:{API_PORT}", node_address(1))
     }
 
     /// Returns kubectl as the user of a bearer token.
