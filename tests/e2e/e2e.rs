@@ -9,7 +9,9 @@ mod install;
 mod load;
 mod login;
 mod machine;
+mod quota;
 mod shared;
+mod workload;
 
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -29,6 +31,7 @@ const TESTS: &[Test] = &[
     ("helm_test_prints_the_log_of_the_check", install::helm_test),
     ("replicas_run_on_different_nodes", install::different_nodes),
     ("a_user_logs_in_and_kube_apiserver_accepts_the_token", login::token_webhook),
+    ("quota_follows_running_pods", quota::running_pods),
     ("a_rolling_restart_fails_no_request", availability::rolling_restart),
     ("a_killed_replica_fails_no_request", availability::killed_replica),
     ("draining_each_node_fails_no_request", availability::drained_nodes),
