@@ -6,6 +6,7 @@
 
 mod availability;
 mod install;
+mod lifecycle;
 mod load;
 mod login;
 mod machine;
@@ -35,6 +36,8 @@ const TESTS: &[Test] = &[
     ("a_rolling_restart_fails_no_request", availability::rolling_restart),
     ("a_killed_replica_fails_no_request", availability::killed_replica),
     ("draining_each_node_fails_no_request", availability::drained_nodes),
+    ("an_upgrade_and_a_rollback_fail_no_request", lifecycle::upgrade),
+    ("people_log_in_after_a_reinstallation", lifecycle::reinstallation),
     ("a_crashed_node_fails_no_request", availability::crashed_node),
 ];
 

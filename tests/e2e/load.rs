@@ -48,6 +48,7 @@ type Request<'a> = fn(&Load<'a>, u32) -> Result<()>;
 /// latest token, of which kube-apiserver sends TokenReviews.
 pub(crate) fn during(installed: &Installed, disturb: impl FnOnce() -> Result<()>) -> Result<()> {
     let kubectl = &installed.cluster.kubectl;
+    installed.wait_for_guard()?;
     kubectl.apply(&objects(0))?;
     kubectl.run(&["wait", "--for=condition=Ready", &format!("users.roster.dev/{USERNAME}"), "--timeout=60s"])?;
     let client = Client::new(installed)?;

@@ -13,7 +13,7 @@ mod cgroups;
 mod command;
 mod components;
 mod config;
-mod documented;
+pub mod documented;
 mod forwarder;
 mod images;
 mod mounts;
