@@ -10,6 +10,7 @@ mod lifecycle;
 mod load;
 mod login;
 mod machine;
+mod outage;
 mod quota;
 mod shared;
 mod workload;
@@ -36,6 +37,7 @@ const TESTS: &[Test] = &[
     ("a_rolling_restart_fails_no_request", availability::rolling_restart),
     ("a_killed_replica_fails_no_request", availability::killed_replica),
     ("draining_each_node_fails_no_request", availability::drained_nodes),
+    ("a_namespace_deleted_during_an_outage_is_gone_after_it", outage::deleted_namespace),
     ("an_upgrade_and_a_rollback_fail_no_request", lifecycle::upgrade),
     ("people_log_in_after_a_reinstallation", lifecycle::reinstallation),
     ("a_crashed_node_fails_no_request", availability::crashed_node),
