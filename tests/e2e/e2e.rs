@@ -5,11 +5,13 @@
 //! is that the machine is as it was before. They need root and the image from `make image`.
 
 mod availability;
+mod firewall;
 mod install;
 mod lifecycle;
 mod load;
 mod login;
 mod machine;
+mod network_policy;
 mod outage;
 mod quota;
 mod shared;
@@ -37,6 +39,7 @@ const TESTS: &[Test] = &[
     ("a_rolling_restart_fails_no_request", availability::rolling_restart),
     ("a_killed_replica_fails_no_request", availability::killed_replica),
     ("draining_each_node_fails_no_request", availability::drained_nodes),
+    ("everything_works_with_the_network_policy_and_nothing_else", network_policy::enforced),
     ("a_namespace_deleted_during_an_outage_is_gone_after_it", outage::deleted_namespace),
     ("an_upgrade_and_a_rollback_fail_no_request", lifecycle::upgrade),
     ("people_log_in_after_a_reinstallation", lifecycle::reinstallation),
