@@ -33,6 +33,7 @@ type Test = (&'static str, fn(&Shared) -> Result<()>);
 const TESTS: &[Test] = &[
     ("the_chart_installs_under_pod_security_restricted", install::restricted),
     ("helm_test_prints_the_log_of_the_check", install::helm_test),
+    ("each_command_of_the_notes_works", install::notes),
     ("replicas_run_on_different_nodes", install::different_nodes),
     ("a_user_logs_in_and_kube_apiserver_accepts_the_token", login::token_webhook),
     ("quota_follows_running_pods", quota::running_pods),
