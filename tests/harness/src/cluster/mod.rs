@@ -188,7 +188,8 @@ impl NodeCluster {
     /// # Errors
     /// If it fails; the message contains its standard error.
     pub fn exec(&self, number: u8, args: &[&str]) -> Result<String> {
-        command::run(self.node(number)?.command(args))
+        // Without what makes it run on the node.
+        command::run_named(&args.join(" "), self.node(number)?.command(args))
     }
 
     /// Moves all pods away from a node, as before maintenance. `uncordon` of kubectl undoes it.
