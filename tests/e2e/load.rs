@@ -16,7 +16,7 @@ const ATTEMPTS: u32 = 5;
 const PAUSE: Duration = Duration::from_millis(150);
 
 /// Loops run for this long before and after what happens.
-const MARGIN: Duration = Duration::from_secs(2);
+const MARGIN: Duration = Duration::from_secs(3);
 
 const USERNAME: &str = "load-login";
 const PASSWORD: &str = "correct horse battery staple";
