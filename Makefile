@@ -11,21 +11,27 @@ RELEASE := $(CARGO_TARGET_DIR)/release
 PRODUCT := --workspace --exclude roster-bench
 
 .PHONY: demo test test-quick test-e2e test-scale bench bench-large up down cluster cluster-down generate docs format lint deny
-.PHONY: toolchain build control-plane image release release-check
+.PHONY: toolchain build control-plane image release release-check e2e-requirements
 
 ## demo: start a control plane and an operator, apply examples/, show the results, and run until Ctrl-C
 demo: build control-plane
 	@exec $(RELEASE)/roster-dev demo --binary $(RELEASE)/roster
 
-## test: format, lints, unit tests, integration tests against a real control plane, and the twenty slowest tests. The tests
-## are compiled without optimization; the operator under test is the release build, which is what ships. Integration tests
-## run three at a time; the scale tests measure time, so they run alone, one at a time
+## test: format, lints, unit tests, integration tests against a real control plane, end-to-end tests, and the twenty slowest
+## tests. E2E=no leaves out the end-to-end tests, which need root. The tests are compiled without optimization; the operator
+## under test is the release build, which is what ships. Integration tests run three at a time; the scale tests measure
+## time, so they run alone, one at a time
+E2E ?= yes
 test: export ROSTER_TEST_BINARY = $(RELEASE)/roster
-test: lint image control-plane
+test: $(if $(filter no,$(E2E)),,e2e-requirements) lint image control-plane
 	@{ \
 	  $(TEST) $(PRODUCT) --lib --bins -- $(TIMED); \
 	  $(TEST) $(PRODUCT) --test integration --test dev -- $(TIMED) --test-threads=$(TEST_THREADS) --skip scale::; \
 	  $(TEST) --test integration -- $(TIMED) --nocapture --test-threads=1 scale::; \
+	  if [ "$(E2E)" = no ]; then echo "The end-to-end tests were left out: E2E=no."; else \
+	    $(TEST) $(PRODUCT) --test e2e; \
+	    $(TEST) $(PRODUCT) --test cluster -- $(TIMED); \
+	  fi; \
 	} | tests/slowest
 
 TEST_THREADS ?= 3
@@ -39,10 +45,23 @@ test-quick:
 	$(CARGO) test --locked $(PRODUCT) --lib --bins
 	$(CARGO) test --locked --test integration -- $(T)
 
-## test-e2e: tests of Roster in pods of a cluster with two nodes, and of `make cluster`. Needs root, runc and nft. The first
-## run builds kubelet, containerd, CNI plugins and CoreDNS
-test-e2e: image control-plane
+## test-e2e: tests of Roster in pods of a cluster with two nodes, and of `make cluster`. Needs root, runc, nft, ip, curl and
+## pkill. The first run builds kubelet, containerd, CNI plugins and CoreDNS
+test-e2e: e2e-requirements image control-plane
 	$(CARGO) test --locked $(PRODUCT) --test e2e --test cluster
+
+# Fails before anything else has taken time.
+e2e-requirements:
+	@if [ "$$(id -u)" != 0 ]; then \
+	  echo "the end-to-end tests need root: run make as root, or leave them out with make test E2E=no" >&2; exit 1; \
+	fi
+	@missing=(); for need in runc:runc nft:nftables ip:iproute2 curl:curl pkill:procps; do \
+	  command -v "$${need%:*}" >/dev/null || missing+=("$${need#*:}"); \
+	done; \
+	if [ $${#missing[@]} -gt 0 ]; then \
+	  echo "the end-to-end tests need more programs: install them (Debian: apt-get install $${missing[*]}), or leave the tests" \
+	    "out with make test E2E=no" >&2; exit 1; \
+	fi
 
 ## test-scale: the scale tests at full size (`make test` runs them at a fifth). Takes about half an hour
 test-scale: export ROSTER_TEST_BINARY = $(RELEASE)/roster

@@ -6,22 +6,17 @@ use anyhow::{Context, Result, ensure};
 use roster_harness::control_plane::NAMESPACE;
 use roster_harness::kubectl::eventually;
 
-use crate::load::Load;
+use crate::load;
 use crate::shared::{Installed, Shared, TIMEOUT};
 
-/// Loops run for this long before and after what happens.
-const MARGIN: Duration = Duration::from_secs(3);
+/// How long requests are sent while the cluster knows that a node has crashed.
+const OUTAGE: Duration = Duration::from_secs(3);
 
 /// Runs `disturb` while requests are sent, and waits until two replicas run on different nodes again.
 fn under_load(shared: &Shared, disturb: impl FnOnce(&Installed) -> Result<()>) -> Result<()> {
     let shared = shared.get()?;
     let installed = shared.as_ref().context("the cluster runs")?;
-    let load = Load::start(&installed.cluster.kubectl);
-    std::thread::sleep(MARGIN);
-    let disturbed = disturb(installed).and_then(|()| installed.wait_for_rollout());
-    std::thread::sleep(MARGIN);
-    load.stop()?;
-    disturbed?;
+    load::during(installed, || disturb(installed).and_then(|()| installed.wait_for_rollout()))?;
     installed.check_spread()
 }
 
@@ -58,13 +53,17 @@ pub(crate) fn killed_replica(shared: &Shared) -> Result<()> {
     })
 }
 
-/// A node is drained, and takes pods again.
-pub(crate) fn drained_node(shared: &Shared) -> Result<()> {
+/// One node after the other is drained, and takes pods again. The second drain moves both replicas.
+pub(crate) fn drained_nodes(shared: &Shared) -> Result<()> {
     under_load(shared, |installed| {
-        installed.cluster.drain(2)?;
-        installed.cluster.kubectl.run(&["uncordon", "node-2"])?;
-        installed.wait_for_rollout()?;
-        // The replica that was moved stays where it is until the next rollout.
+        for (number, node) in [(2, "node-2"), (1, "node-1")] {
+            installed.cluster.drain(number)?;
+            installed.wait_for_rollout()?;
+            let left: Vec<_> = installed.replicas()?.into_iter().filter(|(_, host)| host == node).collect();
+            ensure!(left.is_empty(), "{node} is drained, but has {left:?}");
+            installed.cluster.kubectl.run(&["uncordon", node])?;
+        }
+        // The replicas that were moved stay where they are until the next rollout.
         installed.cluster.kubectl.run(&["rollout", "restart", "deployment/roster", "-n", NAMESPACE])?;
         Ok(())
     })
@@ -82,7 +81,7 @@ pub(crate) fn crashed_node(shared: &Shared) -> Result<()> {
         let error = probe.err().context("the replica answers although its node has crashed")?;
         ensure!(error.to_string().contains("timed out"), "a connection should time out: {error:#}");
         let noticed = cluster.kubectl.run(&["wait", "--for=condition=Ready=Unknown", "node/node-2", "--timeout=2m"]);
-        std::thread::sleep(MARGIN);
+        std::thread::sleep(OUTAGE);
         cluster.recover_node(2)?;
         noticed?;
         eventually("the replica is available again", TIMEOUT, || installed.wait_for_rollout())

@@ -2,6 +2,7 @@
 
 use anyhow::{Context, Result, ensure};
 use roster_harness::control_plane::NAMESPACE;
+use roster_harness::follow_notes;
 
 use crate::shared::Shared;
 
@@ -31,12 +32,22 @@ pub(crate) fn helm_test(shared: &Shared) -> Result<()> {
     Ok(())
 }
 
-/// Replicas run on different nodes after the installation, and after a rolling restart.
-pub(crate) fn different_nodes(shared: &Shared) -> Result<()> {
+/// Each command of Helm's notes works, as they are printed after the installation.
+pub(crate) fn notes(shared: &Shared) -> Result<()> {
     let shared = shared.get()?;
     let installed = shared.as_ref().context("the cluster runs")?;
-    installed.check_spread()?;
-    installed.cluster.kubectl.run(&["rollout", "restart", "deployment/roster", "-n", NAMESPACE])?;
-    installed.wait_for_rollout()?;
-    installed.check_spread()
+    installed.wait_for_guard()?;
+    let kubectl = &installed.cluster.kubectl;
+    let output = follow_notes(kubectl)?;
+    for expected in
+        ["successfully rolled out", "Phase:          Succeeded", "user.roster.dev/jane created", r#""code":""#]
+    {
+        ensure!(output.contains(expected), "{expected:?} is missing in:\n{output}");
+    }
+    kubectl.run(&["delete", "users.roster.dev", "jane"]).map(drop)
+}
+
+/// Replicas run on different nodes after the installation. Tests that replace them check this again.
+pub(crate) fn different_nodes(shared: &Shared) -> Result<()> {
+    shared.get()?.as_ref().context("the cluster runs")?.check_spread()
 }

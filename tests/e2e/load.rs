@@ -1,15 +1,25 @@
-//! A loop of writes and reads by kubectl, while something happens to the cluster.
+//! Loops of requests, while something happens to the cluster.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread::JoinHandle;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use roster_harness::Kubectl;
+
+use crate::login::Client;
+use crate::shared::Installed;
 
 /// Attempts of a client for each request. Between them it waits for a second, as controllers do.
 const ATTEMPTS: u32 = 5;
+
+/// Pause between two requests of a loop, so that the loops leave the cores to the cluster.
+const PAUSE: Duration = Duration::from_millis(150);
+
+/// Loops run for this long before and after what happens.
+const MARGIN: Duration = Duration::from_secs(3);
+
+const USERNAME: &str = "load-login";
+const PASSWORD: &str = "correct horse battery staple";
 
 /// Outcomes of a loop.
 #[derive(Debug, Default)]
@@ -21,73 +31,127 @@ struct Outcomes {
     failed: Vec<String>,
 }
 
-/// Loops that run until they are stopped.
-pub(crate) struct Load {
-    is_stopped: Arc<AtomicBool>,
-    loops: Vec<(&'static str, JoinHandle<Outcomes>)>,
+/// What the loops need.
+struct Load<'a> {
+    installed: &'a Installed,
+    client: Client<'a>,
+    /// Token of the latest login.
+    token: Mutex<String>,
+    is_stopped: AtomicBool,
 }
 
-impl Load {
-    /// Starts two loops: one writes a User and a Secret with a password, which the webhooks see; the other reads the
-    /// directory through the aggregated API.
-    pub(crate) fn start(kubectl: &Kubectl) -> Self {
-        let is_stopped = Arc::new(AtomicBool::new(false));
-        let write = |kubectl: &Kubectl, number: u32| kubectl.apply(&manifest(number)).map(drop);
-        let read = |kubectl: &Kubectl, _| kubectl.run(&["get", "users.directory.roster.dev", "-o", "name"]).map(drop);
-        let run = |request: fn(&Kubectl, u32) -> Result<()>| {
-            let (kubectl, is_stopped) = (kubectl.clone(), Arc::clone(&is_stopped));
-            std::thread::spawn(move || repeat(&kubectl, request, &is_stopped))
+/// Sends the request with this number.
+type Request<'a> = fn(&Load<'a>, u32) -> Result<()>;
+
+/// Sends requests while `disturb` runs, and checks that none has failed in all attempts: writes that the webhooks see,
+/// reads of the directory through the aggregated API, logins at the Service, and requests to kube-apiserver with the
+/// latest token, of which kube-apiserver sends TokenReviews.
+pub(crate) fn during(installed: &Installed, disturb: impl FnOnce() -> Result<()>) -> Result<()> {
+    let kubectl = &installed.cluster.kubectl;
+    installed.wait_for_guard()?;
+    kubectl.apply(&objects(0))?;
+    kubectl.run(&["wait", "--for=condition=Ready", &format!("users.roster.dev/{USERNAME}"), "--timeout=60s"])?;
+    let client = Client::new(installed)?;
+    let token = Mutex::new(client.token(USERNAME, PASSWORD)?);
+    let load = Load { installed, client, token, is_stopped: AtomicBool::new(false) };
+    let requests: [(&str, Request<'_>); 4] = [
+        ("writes", Load::write),
+        ("reads", Load::read),
+        ("logins", Load::log_in),
+        ("requests with a token", Load::request_with_token),
+    ];
+    let (disturbed, outcomes) = std::thread::scope(|scope| {
+        let loops: Vec<_> =
+            requests.iter().map(|(name, request)| (name, scope.spawn(|| load.repeat(*request)))).collect();
+        std::thread::sleep(MARGIN);
+        let disturbed = disturb();
+        std::thread::sleep(MARGIN);
+        load.is_stopped.store(true, Ordering::Relaxed);
+        let outcome = |(name, handle): (_, std::thread::ScopedJoinHandle<'_, Outcomes>)| {
+            (name, handle.join().expect("a loop does not panic"))
         };
-        let loops = vec![("writes", run(write)), ("reads", run(read))];
-        Self { is_stopped, loops }
+        (disturbed, loops.into_iter().map(outcome).collect::<Vec<_>>())
+    });
+    // What happened to the cluster explains requests that failed.
+    disturbed?;
+    outcomes.iter().try_for_each(|(name, outcomes)| outcomes.check(name))?;
+    kubectl.run_with_input(&["delete", "-f", "-"], &objects(0)).map(drop)
+}
+
+impl<'a> Load<'a> {
+    fn repeat(&self, request: Request<'a>) -> Outcomes {
+        let mut outcomes = Outcomes::default();
+        for number in 1.. {
+            if self.is_stopped.load(Ordering::Relaxed) {
+                break;
+            }
+            outcomes.record(|| request(self, number));
+            std::thread::sleep(PAUSE);
+        }
+        outcomes
     }
 
-    /// Stops the loops and checks that no request has failed for good.
-    pub(crate) fn stop(self) -> Result<()> {
-        self.is_stopped.store(true, Ordering::Relaxed);
-        for (name, thread) in self.loops {
-            let outcomes = thread.join().expect("a loop does not panic");
-            println!("{} {name}, {} attempts retried", outcomes.succeeded, outcomes.retried.len());
-            for error in &outcomes.retried {
-                // kubectl prints what it applied before the reason.
-                println!("  retried: {}", error.lines().last().unwrap_or_default());
-            }
-            ensure!(outcomes.failed.is_empty(), "{name} failed:\n{}", outcomes.failed.join("\n"));
-            ensure!(outcomes.succeeded > 5, "too few {name} to prove anything: {}", outcomes.succeeded);
-        }
+    fn write(&self, number: u32) -> Result<()> {
+        self.installed.cluster.kubectl.apply(&objects(number)).map(drop)
+    }
+
+    fn read(&self, _: u32) -> Result<()> {
+        self.installed.cluster.kubectl.run(&["get", "users.directory.roster.dev", "-o", "name"]).map(drop)
+    }
+
+    fn log_in(&self, _: u32) -> Result<()> {
+        let token = self.client.token(USERNAME, PASSWORD)?;
+        *self.token.lock().unwrap_or_else(PoisonError::into_inner) = token;
+        Ok(())
+    }
+
+    fn request_with_token(&self, _: u32) -> Result<()> {
+        let token = self.token.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let user = self.client.who_am_i(&token)?;
+        ensure!(user["username"] == USERNAME, "kube-apiserver takes {USERNAME} for {user}");
         Ok(())
     }
 }
 
-fn repeat(kubectl: &Kubectl, request: fn(&Kubectl, u32) -> Result<()>, is_stopped: &AtomicBool) -> Outcomes {
-    let mut outcomes = Outcomes::default();
-    for number in 0.. {
-        if is_stopped.load(Ordering::Relaxed) {
-            break;
-        }
+impl Outcomes {
+    /// Sends a request until it succeeds or has failed too often.
+    fn record(&mut self, request: impl Fn() -> Result<()>) {
         for attempt in 1..=ATTEMPTS {
-            match request(kubectl, number) {
+            match request() {
                 Ok(()) => {
-                    outcomes.succeeded += 1;
-                    break;
+                    self.succeeded += 1;
+                    return;
                 }
-                Err(error) if attempt == ATTEMPTS => outcomes.failed.push(format!("{error:#}")),
+                Err(error) if attempt == ATTEMPTS => self.failed.push(format!("{error:#}")),
                 Err(error) => {
-                    outcomes.retried.push(format!("{error:#}"));
+                    self.retried.push(format!("{error:#}"));
                     std::thread::sleep(Duration::from_secs(1));
                 }
             }
         }
     }
-    outcomes
+
+    fn check(&self, name: &str) -> Result<()> {
+        println!("{} {name}, {} attempts retried", self.succeeded, self.retried.len());
+        for error in &self.retried {
+            // kubectl prints what it applied before the reason.
+            println!("  retried: {}", error.lines().last().unwrap_or_default());
+        }
+        ensure!(self.failed.is_empty(), "{name} failed:\n{}", self.failed.join("\n"));
+        ensure!(self.succeeded > 5, "too few {name} to prove anything: {}", self.succeeded);
+        Ok(())
+    }
 }
 
-/// Objects that each write changes.
-fn manifest(number: u32) -> String {
-    format!(
-        "apiVersion: v1\nkind: Secret\nmetadata:\n  name: load-password\n  namespace: default\n  \
-         annotations: {{roster.dev/user: load}}\ntype: roster.dev/password\nstringData: {{password: 'correct horse {number}'}}\n\
-         ---\napiVersion: roster.dev/v1alpha1\nkind: User\nmetadata: {{name: load}}\n\
-         spec: {{displayName: 'Load {number}', passwordSecretRef: {{namespace: default, name: load-password}}}}\n"
-    )
+/// A User that logs in, and a User and a Secret with a password that each write changes.
+fn objects(number: u32) -> String {
+    let user = |name: &str, display_name: &str, password: &str| {
+        format!(
+            "---\napiVersion: v1\nkind: Secret\nmetadata:\n  name: {name}-password\n  namespace: default\n  \
+             annotations: {{roster.dev/user: {name}}}\ntype: roster.dev/password\nstringData: {{password: '{password}'}}\n\
+             ---\napiVersion: roster.dev/v1alpha1\nkind: User\nmetadata: {{name: {name}}}\n\
+             spec: {{displayName: '{display_name}', passwordSecretRef: {{namespace: default, name: {name}-password}}}}\n"
+        )
+    };
+    user(USERNAME, "Load", PASSWORD) + &user("load", &format!("Load {number}"), &format!("correct horse {number}"))
 }

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use roster_harness::cluster::{Image, NodeCluster, ROSTER_IMAGE};
 use roster_harness::control_plane::NAMESPACE;
+use roster_harness::kubectl::eventually;
 use roster_harness::target_dir;
 use serde_json::Value;
 
@@ -70,6 +71,18 @@ impl Installed {
     pub(crate) fn wait_for_rollout(&self) -> Result<()> {
         let rollout = ["rollout", "status", "deployment/roster", "-n", NAMESPACE, "--timeout=2m"];
         self.cluster.kubectl.run(&rollout).map(drop)
+    }
+
+    /// Waits until the guard decides on writes after a restart of kube-apiserver: while a replica's watches fail, it answers
+    /// 503.
+    pub(crate) fn wait_for_guard(&self) -> Result<()> {
+        const OWNED: &str =
+            "{apiVersion: v1, kind: Namespace, metadata: {name: probe, labels: {roster.dev/owner: probe}}}";
+        let kubectl = &self.cluster.kubectl;
+        eventually("the guard decides on writes", TIMEOUT, || {
+            // Different replicas may answer.
+            (0..5).try_for_each(|_| kubectl.run_with_input(&["create", "--dry-run=server", "-f", "-"], OWNED).map(drop))
+        })
     }
 
     /// Checks that two replicas run, on different nodes.

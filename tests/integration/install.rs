@@ -320,42 +320,9 @@ async fn leftovers_can_be_removed_without_an_operator() {
     assert!(!crate::support::can(&cluster, "jane", &["create", "deployments"]));
 }
 
-/// The commands in Helm's notes: indented by two spaces, with here-documents.
-fn commands(notes: &str) -> Vec<String> {
-    let mut commands: Vec<String> = Vec::new();
-    let mut is_open = false;
-    for line in notes.lines().filter_map(|line| line.strip_prefix("  ")) {
-        if let Some(command) = commands.last_mut().filter(|_| is_open) {
-            command.push('\n');
-            command.push_str(line);
-            is_open = line != "EOF";
-        } else {
-            commands.push(line.to_owned());
-            is_open = line.ends_with("<<EOF");
-        }
-    }
-    commands
-}
-
 /// Runs each command of the notes of the release and returns all that they print.
 fn follow_notes(cluster: &Cluster) -> String {
-    let kubectl = &cluster.plane.kubectl;
-    let programs = kubectl.assets.kubectl.parent().unwrap().display();
-    let path = format!("{programs}:{}", std::env::var("PATH").unwrap());
-    let commands = commands(&helm(cluster, &["get", "notes", "roster"]));
-    assert!(!commands.is_empty());
-    let run = |command: &String| {
-        let output = Command::new("bash")
-            .args(["-euc", command])
-            .env("PATH", &path)
-            .env("KUBECONFIG", &kubectl.kubeconfig)
-            .output()
-            .unwrap();
-        let said = String::from_utf8([output.stdout, output.stderr].concat()).unwrap();
-        assert!(output.status.success(), "{command}: {said}");
-        said
-    };
-    commands.iter().map(run).collect()
+    roster_harness::follow_notes(&cluster.plane.kubectl).unwrap_or_else(|error| panic!("{error:#}"))
 }
 
 #[tokio::test(flavor = "multi_thread")]

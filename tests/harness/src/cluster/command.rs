@@ -8,8 +8,16 @@ use anyhow::{Context, Result, bail};
 ///
 /// # Errors
 /// If it can't be started or fails; the message contains its standard error.
-pub(super) fn run(mut command: Command) -> Result<String> {
+pub(super) fn run(command: Command) -> Result<String> {
     let text = format!("{command:?}");
+    run_named(&text, command)
+}
+
+/// Like [`run`], with `text` as the command in messages.
+///
+/// # Errors
+/// If it can't be started or fails; the message contains its standard error.
+pub(super) fn run_named(text: &str, mut command: Command) -> Result<String> {
     let output = command.stdin(Stdio::null()).output().with_context(|| format!("{text} can't be started"))?;
     if !output.status.success() {
         bail!("{text} ({}): {}", output.status, String::from_utf8_lossy(&output.stderr).trim());

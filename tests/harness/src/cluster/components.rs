@@ -5,6 +5,7 @@ use std::process::Command;
 
 use anyhow::Result;
 
+use super::config::NODE_LEASE_SECONDS;
 use super::namespaces::Namespaces;
 use super::network::node_address;
 use crate::assets::NodeParts;
@@ -61,7 +62,8 @@ impl Components {
         let mut api_server = spawn("kube-apiserver", &command)?;
         let url = format!("https://127.0.0.1:{API_PORT}");
         wait_until_ready(kubectl, forwarded, &mut [&mut etcd, &mut api_server])?;
-        let controller_manager = controller_manager(assets, dir, certs, &url, CONTROLLER_MANAGER_PORT)?;
+        let mut controller_manager = controller_manager(assets, dir, certs, &url, CONTROLLER_MANAGER_PORT)?;
+        controller_manager.arg(format!("--node-monitor-grace-period={NODE_LEASE_SECONDS}s"));
         Ok(Self {
             _scheduler: spawn("kube-scheduler", &scheduler(dir, certs, &url, parts)?)?,
             _controller_manager: spawn("kube-controller-manager", &controller_manager)?,

@@ -13,6 +13,10 @@ use crate::control_plane::Pair;
 /// Name of the image of pods' first process.
 pub(super) const PAUSE_IMAGE: &str = "localhost/pause:1";
 
+/// How long a node may be silent before the cluster notices that it has crashed. A kubelet renews its Lease four times in
+/// this time. The defaults are 50 and 40 seconds.
+pub(super) const NODE_LEASE_SECONDS: u32 = 20;
+
 /// Socket of containerd, on the node.
 const CONTAINERD_SOCKET: &str = "/run/containerd/containerd.sock";
 
@@ -85,6 +89,7 @@ pub(super) fn kubelet(dir: &Path, client_ca: &Path, serving: &Pair) -> Result<Pa
         "failCgroupV1": false,
         "failSwapOn": false,
         "oomScoreAdj": 0,
+        "nodeLeaseDurationSeconds": NODE_LEASE_SECONDS,
         "clusterDomain": "cluster.local",
         "clusterDNS": [DNS_SERVICE],
         // The machine's resolver can't be reached.

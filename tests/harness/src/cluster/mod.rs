@@ -13,7 +13,7 @@ mod cgroups;
 mod command;
 mod components;
 mod config;
-mod documented;
+pub mod documented;
 mod forwarder;
 mod images;
 mod mounts;
@@ -89,7 +89,7 @@ impl NodeCluster {
         let mut images = images.to_vec();
         images.push(Image { archive: parts.pause_image.clone(), name: config::PAUSE_IMAGE.to_owned() });
         images.push(Image { archive: parts.coredns_image.clone(), name: COREDNS_IMAGE.to_owned() });
-        let api_server = format!("https://{}:{API_PORT}", node_address(1));
+        let api_server = Self::api_server();
         let join = Join { parts: &parts, pki: &pki, api_server: &api_server, images: &images };
         let nodes = start_nodes(std::iter::once(first).chain(namespaces), &dir, &join)?;
         let mut cluster = Self { forwarder, nodes, components, kubectl, dir };
@@ -168,6 +168,11 @@ impl NodeCluster {
         wait_until_ready(&self.kubectl, self.forwarder.port, &mut [server])
     }
 
+    /// Returns the URL of the API server from nodes.
+    pub fn api_server() -> String {
+        format!("https://{}:{API_PORT}", node_address(1))
+    }
+
     /// Returns kubectl as the user of a bearer token.
     ///
     /// # Errors
@@ -183,7 +188,8 @@ impl NodeCluster {
     /// # Errors
     /// If it fails; the message contains its standard error.
     pub fn exec(&self, number: u8, args: &[&str]) -> Result<String> {
-        command::run(self.node(number)?.command(args))
+        // Without what makes it run on the node.
+        command::run_named(&args.join(" "), self.node(number)?.command(args))
     }
 
     /// Moves all pods away from a node, as before maintenance. `uncordon` of kubectl undoes it.
