@@ -13,12 +13,12 @@ use serde_json::{Map, Value, json};
 
 use super::contested::contested;
 use super::current::Current;
-use super::draft::{Credential, GroupDraft, GroupRef, Input, Place, Rejected, SourceId, Unclear, UserDraft};
+use super::draft::{Credential, GroupDraft, GroupRef, Input, MAX_ITEMS, Place, Rejected, SourceId, Unclear, UserDraft};
 use super::hashes::UnusableHash;
 use super::keeper::{Keeper, of_person};
 use super::known::{KnownUser, KnownUsers};
 use super::membership::{Kept, resolve_claims};
-use super::naming::{GroupNames, NameError, Reference};
+use super::naming::{GroupNames, Reference};
 use super::restriction::{Restrictions, Unlifted, keep_foreign};
 use super::rules::{Fault, Faults, Kind, Rules, fault};
 use super::taken::{Claims, Taken, also};
@@ -152,7 +152,7 @@ impl Secret {
 
 /// Validates the input and plans the objects to write.
 pub fn assemble(mut input: Input, options: &Options, rules: &Rules) -> Plan {
-    refer_to_groups(&mut input, options);
+    leave_out(&mut input, options);
     resolve_claims(&mut input, &options.known_users);
     let names = &GroupNames::of(&input, &options.known_groups);
     let unclear = std::mem::take(&mut input.unclear);
@@ -164,6 +164,7 @@ pub fn assemble(mut input: Input, options: &Options, rules: &Rules) -> Plan {
     let (rejected, keeper) = (input.rejected, Keeper::new(names, &options.current, &unclear, &of_all));
     let mut assembly =
         Assembly { options, rules, names, keeper, taken, rejected, without_hash, suffixed, renamed, unlifted };
+    assembly.rejected.extend(names.unusable());
     let mut groups = BTreeMap::new();
     for group in input.groups {
         if let Some(item) = assembly.group(group) {
@@ -201,12 +202,8 @@ pub fn assemble(mut input: Input, options: &Options, rules: &Rules) -> Plan {
     Plan { items, rejected, without_hash, suffixed, references, warnings, renamed, restrictions, kept, unlifted }
 }
 
-/// Moves the names of Groups from each `spec` into group references, and removes the fields in [`Options::without`].
-fn refer_to_groups(input: &mut Input, options: &Options) {
-    for group in &mut input.groups {
-        let names = take_names(&mut group.spec, "memberGroups");
-        group.member_groups.extend(names.iter().map(|name| GroupRef::named(name)));
-    }
+/// Removes the fields in [`Options::without`].
+fn leave_out(input: &mut Input, options: &Options) {
     for person in &mut input.users {
         for path in &options.without {
             remove(&mut person.spec, path);
@@ -215,23 +212,7 @@ fn refer_to_groups(input: &mut Input, options: &Options) {
                 person.unclear = Unclear::default();
             }
         }
-        for name in take_names(&mut person.spec, "groups") {
-            person.join(GroupRef::named(&name));
-        }
     }
-}
-
-/// Removes a list of names from a spec and returns it. Leaves an empty list in place, and a list with items that are
-/// not strings, which the CRD rejects.
-fn take_names(spec: &mut Map<String, Value>, field: &str) -> Vec<String> {
-    let items = spec.get(field).and_then(Value::as_array);
-    let names: Option<Vec<String>> =
-        items.and_then(|items| items.iter().map(|item| item.as_str().map(str::to_owned)).collect());
-    let names = names.unwrap_or_default();
-    if !names.is_empty() {
-        spec.remove(field);
-    }
-    names
 }
 
 struct Assembly<'a> {
@@ -300,14 +281,14 @@ impl Assembly<'_> {
 
     fn group_item(&mut self, mut group: GroupDraft) -> Result<Item, Faults> {
         let names = self.names;
-        let name = names.name(&group.id).map_err(|error| vec![fault("metadata.name", error.to_string())])?;
+        let name = names.name(&group.id).map_err(|error| vec![fault("metadata.name", error.consequence())])?;
         if let Some(place) = self.taken.groups.get(&group.id) {
             return Err(vec![fault("metadata.name", also(&group.name, *place))]);
         }
         if name != group.name && !group.spec.contains_key("displayName") {
             group.set("displayName", group.name.clone());
         }
-        self.set_groups(&mut group.spec, "memberGroups", &group.member_groups)?;
+        set_groups(&mut group.spec, "memberGroups", &group.member_groups, names)?;
         self.keeper.group(&mut group, name);
         let derived_from = names::derived(name, &group.name);
         let mut object = manifest(Kind::Group, name, group.labels, group.spec);
@@ -330,7 +311,7 @@ impl Assembly<'_> {
         let title = person.login().to_owned();
         let name = user_name(&mut person, known)?;
         let login = known.map_or_else(|| title.clone(), |user| user.username.clone());
-        self.set_groups(&mut person.spec, "groups", &person.groups)?;
+        set_groups(&mut person.spec, "groups", &person.groups, self.names)?;
         let kept = if self.options.has_groups() { self.keeper.user(&mut person, &name) } else { Vec::new() };
         let secret = self.secret(&mut person, &name)?;
         let emails = person.emails();
@@ -376,31 +357,12 @@ impl Assembly<'_> {
     fn accept_declared_members(&mut self, place: Place, id: &SourceId, groups: &mut BTreeMap<String, Item>) {
         let names = self.names;
         // A Group that was rejected must not be created with default settings instead.
-        if !names.is_declared(id) && !self.taken.groups.contains_key(id) {
+        let is_usable = names.name(id).is_ok() && !names.is_declared(id);
+        if is_usable && !self.taken.groups.contains_key(id) {
             let implied = self.group(GroupDraft::new(place, id.clone(), names.title(id)));
             groups.extend(implied.map(|item| (item.name.clone(), item)));
         }
         accept(names.name(id).ok().and_then(|name| groups.get_mut(name)));
-    }
-
-    /// Sets a list field of the `spec` to the names of these Groups, without duplicates.
-    fn set_groups(&self, spec: &mut Map<String, Value>, field: &str, groups: &[GroupRef]) -> Result<(), Faults> {
-        let (mut known, mut names) = (HashSet::new(), Vec::<Value>::new());
-        for (index, group) in groups.iter().enumerate() {
-            match self.names.name(&group.id) {
-                Ok(name) if known.insert(name) => names.push(name.into()),
-                Ok(_) => {}
-                Err(error) => {
-                    let is_elsewhere = matches!(error, NameError::Taken { line: Some(_), .. });
-                    let field = if is_elsewhere { format!("spec.{field}") } else { format!("spec.{field}[{index}]") };
-                    return Err(vec![fault(&field, error.to_string())]);
-                }
-            }
-        }
-        if !names.is_empty() {
-            spec.insert(field.to_owned(), names.into());
-        }
-        Ok(())
     }
 
     /// Validates an object against the CRD, and its name and labels against kube-apiserver's rules. Returns all
@@ -461,6 +423,27 @@ impl Assembly<'_> {
             Credential::Plain(_) => Err(CredentialError::Plaintext),
         }
     }
+}
+
+/// Sets a list field of the `spec` to the names of these Groups, without duplicates. Leaves out groups that get no name:
+/// [`GroupNames::unusable`] reports each of them once. The owner of a group chooses its name and members, and could
+/// otherwise have these rejected.
+fn set_groups(
+    spec: &mut Map<String, Value>,
+    field: &str,
+    groups: &[GroupRef],
+    names: &GroupNames,
+) -> Result<(), Faults> {
+    if groups.len() > MAX_ITEMS {
+        return Err(vec![fault(&format!("spec.{field}"), format!("must have at most {MAX_ITEMS} items"))]);
+    }
+    let mut known = HashSet::new();
+    let usable = groups.iter().filter_map(|group| names.name(&group.id).ok()).filter(|name| known.insert(*name));
+    let usable: Vec<Value> = usable.map(Value::from).collect();
+    if !usable.is_empty() {
+        spec.insert(field.to_owned(), usable.into());
+    }
+    Ok(())
 }
 
 /// Makes a Group accept declared members.

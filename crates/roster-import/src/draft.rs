@@ -9,6 +9,7 @@ use serde_json::{Map, Value};
 
 use super::hashes;
 use super::names;
+use super::naming;
 use super::rules::Fault;
 
 /// Position in the imported files.
@@ -87,7 +88,7 @@ impl SourceId {
 
 /// Maximum number of items that the CRDs accept in a list that an import fills item by item. The drafts hold one more, so
 /// that the CRD rejects them: each new item is compared with all others.
-const MAX_ITEMS: usize = 256;
+pub(super) const MAX_ITEMS: usize = 256;
 
 /// Reference to a group of the source.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -368,16 +369,47 @@ impl Input {
         self.unclear.groups.extend(self.groups.iter().map(|group| group.id.clone()));
     }
 
-    /// Returns whether the source leaves any membership unclear.
+    /// Moves the names of Groups from each `spec` into group references.
+    pub(super) fn refer_to_groups(&mut self) {
+        for group in &mut self.groups {
+            for name in take_names(&mut group.spec, "memberGroups") {
+                group.nest(GroupRef::named(&name));
+            }
+        }
+        for person in &mut self.users {
+            for name in take_names(&mut person.spec, "groups") {
+                person.join(GroupRef::named(&name));
+            }
+        }
+    }
+
+    /// Returns whether the source leaves any membership unclear, or has a group that gets no name. Existing memberships must
+    /// be known then, because Users and Groups keep them.
     pub fn is_unclear(&self) -> bool {
-        let people = self.users.iter().any(|person| !person.unclear.is_empty());
-        people || !self.unclear.is_empty() || self.groups.iter().any(|group| !group.unclear.is_empty())
+        let is_unclear = |person: &UserDraft| !person.unclear.is_empty() || !person.claimed.is_empty();
+        !self.unclear.is_empty()
+            || self.users.iter().any(is_unclear)
+            || self.groups.iter().any(|group| !group.unclear.is_empty())
+            || naming::has_unusable(self)
     }
 
     /// Rejects a line.
     pub fn reject(&mut self, place: Place, reason: impl Into<String>) {
         self.rejected.push(Rejected::line(place, reason));
     }
+}
+
+/// Removes a list of names from a spec and returns it. Leaves an empty list in place, and a list with items that are
+/// not strings, which the CRD rejects.
+fn take_names(spec: &mut Map<String, Value>, field: &str) -> Vec<String> {
+    let items = spec.get(field).and_then(Value::as_array);
+    let names: Option<Vec<String>> =
+        items.and_then(|items| items.iter().map(|item| item.as_str().map(str::to_owned)).collect());
+    let names = names.unwrap_or_default();
+    if !names.is_empty() {
+        spec.remove(field);
+    }
+    names
 }
 
 /// Sets the field at a dot-separated path. Empty text and null are ignored.

@@ -161,6 +161,7 @@ pub fn read(format: Format, source: &Source, rules: &Rules) -> Input {
         Format::Passwd => passwd::read(main, group, shadow, source.min_uid),
     };
     input.has_only_names = format.has_only_names();
+    input.refer_to_groups();
     if input.is_empty() && input.rejected.is_empty() {
         input.reject(
             Place::line(1),

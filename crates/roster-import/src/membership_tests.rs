@@ -241,3 +241,58 @@ fn a_membership_beyond_the_maximum_is_kept() {
     let plan = plan(Format::Keycloak, &text, &[], &[("admins", "keycloak:x:399")]);
     assert_eq!(restricted(&plan, "keycloak:x/1", "ada", &json!(["admins", "gone"])), json!(["admins"]));
 }
+
+/// Anyone who may create or rename groups could otherwise have the people whom they list rejected.
+#[rstest]
+#[case::no_letter("---", "must contain a letter or digit")]
+#[case::reserved("system:masters", "names with the prefix system: are reserved")]
+fn a_group_without_a_usable_name_costs_its_members_nothing_else(#[case] name: &str, #[case] says: &str) {
+    let hostile =
+        format!("dn: cn=x,dc=x\nobjectClass: group\ncn: {name}\nmember: uid=ada,dc=x\nmember: uid=bob,dc=x\n");
+    let parent = "dn: cn=all,dc=x\nobjectClass: group\ncn: all\nmember: cn=x,dc=x\nmember: uid=ada,dc=x\n";
+    let text = [&person("uid=ada", "ada"), &person("uid=bob", "bob"), &*hostile, parent].join("\n");
+    let users: &[(&str, &str, &[&str])] = &[("ada", "ldap:uid=ada,dc=x", &["old"]), ("bob", "ldap:uid=bob,dc=x", &[])];
+    for known in [&[][..], &[("old", "ldap:cn=x,dc=x")]] {
+        let plan = plan(Format::Ldif, &text, users, known);
+        // The Group of an earlier import keeps the members that it has.
+        let expected = if known.is_empty() { json!(["all"]) } else { json!(["all", "old"]) };
+        assert_eq!(groups_of(&plan, "ada"), Some(expected));
+        assert_eq!(groups_of(&plan, "bob"), Some(Value::Null));
+        assert_eq!(item(&plan, Kind::Group, "all").unwrap().get("memberGroups"), None);
+        let [rejected] = &plan.rejected[..] else { panic!("{:?}", plan.rejected) };
+        assert!(rejected.field == "metadata.name" && rejected.reason.contains(says), "{rejected:?}");
+    }
+    // The file does not describe the group, and it has no Group.
+    let realm = json!({"realm": "x", "users": [
+        {"id": "1", "username": "ada", "groups": ["/---", "/b"]}, {"id": "2", "username": "bob", "groups": ["/---"]}]});
+    let plan = plan(Format::Keycloak, &realm.to_string(), &[], &[]);
+    assert_eq!((groups_of(&plan, "ada"), groups_of(&plan, "bob")), (Some(json!(["b"])), Some(Value::Null)));
+    let [rejected] = &plan.rejected[..] else { panic!("{:?}", plan.rejected) };
+    assert_eq!((&*rejected.who, &*rejected.field), ("---", "spec.groups"));
+}
+
+#[test]
+fn existing_memberships_are_read_if_a_group_gets_no_name_or_a_username_is_claimed() {
+    let is_unclear = |format: Format, text: &str| {
+        let source = Source { main: text.as_bytes().to_vec(), ..Source::default() };
+        read(format, &source, &Rules::default()).is_unclear()
+    };
+    for (groups, expected) in [("ops", false), ("---", true), ("a b;a:b", true), ("a b;a-b", true)] {
+        assert_eq!(is_unclear(Format::Csv, &format!("username,groups\nada,{groups}\n")), expected, "{groups}");
+    }
+    let claimed = [person("uid=ada", "ada"), person("uid=eve", "ada"), group("cn=admins", "memberUid: ada\n")];
+    assert!(is_unclear(Format::Ldif, &claimed.join("\n")));
+}
+
+/// Otherwise, someone could choose a name from which that of another Group is derived, and that comes first.
+#[test]
+fn the_group_with_the_name_gets_the_group() {
+    let csv = "username,groups\nada,admins\neve,-Admins;ops\n";
+    let found = plan(Format::Csv, csv, &[], &[]);
+    assert_eq!((groups_of(&found, "ada"), groups_of(&found, "eve")), (Some(json!(["admins"])), Some(json!(["ops"]))));
+    assert!(found.rejected[0].reason.starts_with("-Admins and admins on line 2 would both be the Group admins"));
+    // None of them has the name.
+    let found = plan(Format::Csv, "username,groups\nada,_admins\neve,-admins\n", &[("ada", "x:1", &["admins"])], &[]);
+    assert_eq!((groups_of(&found, "ada"), groups_of(&found, "eve")), (Some(json!(["admins"])), Some(Value::Null)));
+    assert_eq!(found.rejected.len(), 2);
+}
