@@ -112,11 +112,13 @@ pub struct Unclear {
     /// Whether the membership in any group that the file does not describe is unclear: a part of the file that may have
     /// described it can't be read.
     pub(super) others: bool,
+    /// Whether every membership is unclear: the source does not describe memberships, or is incomplete.
+    pub(super) all: bool,
 }
 
 impl Unclear {
     pub(super) fn is_empty(&self) -> bool {
-        self.groups.is_empty() && !self.others
+        self.groups.is_empty() && !self.others && !self.all
     }
 }
 
@@ -313,6 +315,8 @@ pub struct Input {
     pub warnings: Vec<Rejected>,
     /// Groups that may have further members.
     pub(super) unclear: Unclear,
+    /// Whether the source describes memberships, even if it has none. If it does not, all of them are unclear.
+    pub(super) describes_memberships: bool,
     /// Whether the format has nothing but names, so that two entries without an identifier and with the same name are the
     /// same user.
     pub(super) has_only_names: bool,

@@ -4,6 +4,9 @@
 //! the same GID. If this counted as no, they could strip others of their roles. If it counted as yes, they could become
 //! members. So an import neither grants nor removes a membership that is unclear. A User that has it keeps it.
 //!
+//! A file may also say nothing about memberships at all, because it was exported without them. It says no only if it
+//! describes memberships.
+//!
 //! The reverse holds as well: a membership that the source clearly ended is removed, even if the rest of the entry is
 //! rejected.
 
@@ -24,6 +27,8 @@ const MAX_NAMED: usize = 3;
 pub struct Memberships {
     /// Groups that the source names, and those that it leaves unclear for this person or group.
     groups: BTreeSet<String>,
+    /// Whether all memberships are unclear.
+    all: bool,
     /// Groups that it leaves unclear for all. Shared, because there may be many of them, and of people.
     of_all: Arc<HashSet<String>>,
     /// Names of the Groups that the file describes, if the membership in any other Group is unclear.
@@ -35,13 +40,15 @@ impl Memberships {
         groups: BTreeSet<String>,
         of_all: Arc<HashSet<String>>,
         described: Option<Arc<HashSet<String>>>,
+        all: bool,
     ) -> Self {
-        Self { groups, of_all, described }
+        Self { groups, all, of_all, described }
     }
 
     /// Returns whether the User keeps a membership that it has.
     pub(super) fn keeps(&self, group: &str) -> bool {
-        self.groups.contains(group)
+        self.all
+            || self.groups.contains(group)
             || self.of_all.contains(group)
             || self.described.as_ref().is_some_and(|described| !described.contains(group))
     }
@@ -49,6 +56,7 @@ impl Memberships {
     /// Adds what another entry of the same person keeps.
     pub(super) fn unite(&mut self, other: &Self) {
         self.groups.extend(other.groups.iter().cloned());
+        self.all |= other.all;
         self.described = self.described.take().or_else(|| other.described.clone());
     }
 }
@@ -59,6 +67,8 @@ pub(super) struct UnclearOfAll {
     pub(super) names: Arc<HashSet<String>>,
     /// Whether this applies to all Groups that the file does not describe.
     pub(super) others: bool,
+    /// Whether this applies to all Groups.
+    pub(super) all: bool,
 }
 
 /// Returns the texts in a list.

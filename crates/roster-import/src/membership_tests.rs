@@ -13,7 +13,7 @@ fn plan(format: Format, text: &str, users: &[(&str, &str, &[&str])], groups: &[(
     for (name, source, groups) in users {
         let spec = json!({"groups": groups});
         options.known_users.add(source, name, None, KnownUser::new(name, &spec));
-        options.current.add_user(name, &spec);
+        options.current.add_user(name, &spec, &json!({"f:groups": {}}));
     }
     options.known_groups = groups.iter().map(|(name, id)| ((*id).to_owned(), (*name).to_owned())).collect();
     let source = Source { main: text.as_bytes().to_vec(), ..Source::default() };
@@ -295,4 +295,75 @@ fn the_group_with_the_name_gets_the_group() {
     let found = plan(Format::Csv, "username,groups\nada,_admins\neve,-admins\n", &[("ada", "x:1", &["admins"])], &[]);
     assert_eq!((groups_of(&found, "ada"), groups_of(&found, "eve")), (Some(json!(["admins"])), Some(Value::Null)));
     assert_eq!(found.rejected.len(), 2);
+}
+
+/// A file that was exported without memberships would otherwise take the roles of all people before any consent.
+#[rstest]
+#[case::ldif(Format::Ldif, person("uid=ada", "ada"), "ldap:uid=ada,dc=x")]
+#[case::ldif_ended_early(Format::Ldif, person("uid=ada", "ada") + "\n" + &group("cn=admins", "member: uid=bob,dc=x\n")
+    + "\nsearch: 2\nresult: 4 Size limit exceeded\n", "ldap:uid=ada,dc=x")]
+#[case::api_response(Format::Openstack, json!({"users": [{"id": "1", "name": "ada"}]}).to_string(), "keystone:1")]
+#[case::no_membership_table(Format::Openstack, json!({"user": [{"id": "1", "name": "ada"}],
+    "group": [{"id": "g", "name": "admins"}]}).to_string(), "keystone:1")]
+#[case::no_array(Format::Openstack, json!({"user": [{"id": "1", "name": "ada"}], "user_group_membership": {}}).to_string(), "keystone:1")]
+#[case::sql(Format::Openstack, "CREATE TABLE `user` (`id` text, `name` text);\nINSERT INTO `user` VALUES ('1','ada');\n".to_owned(), "keystone:1")]
+#[case::rancher(Format::Rancher, object("management.cattle.io/v3", "User", ""), "rancher:ada")]
+#[case::openshift(Format::Openshift, object("user.openshift.io/v1", "User", ""), "openshift:ada")]
+#[case::deckhouse(Format::Deckhouse, object("deckhouse.io/v1", "User", ""), "deckhouse:ada")]
+#[case::kubesphere(Format::Kubesphere, object("iam.kubesphere.io/v1", "User", "") + &object("iam.kubesphere.io/v1", "Group", ""), "kubesphere:ada")]
+#[case::keycloak(Format::Keycloak, realm(&json!(null)), "keycloak:x/1")]
+#[case::keycloak_map(Format::Keycloak, realm(&json!({"a": 1})), "keycloak:x/1")]
+#[case::keycloak_item(Format::Keycloak, realm(&json!([["/admins"]])), "keycloak:x/1")]
+#[case::truncated(Format::Openshift, "apiVersion: v1\nitems:\n".to_owned()
+    + "- {apiVersion: user.openshift.io/v1, kind: User, metadata: {name: ada}}\n"
+    + "- {apiVersion: user.openshift.io/v1, kind: Group, metadata: {name: admins}}\n"
+    + "- {apiVersion: user.openshift.io/v1, kind: Group, metadata: {name: b}}\n", "openshift:ada")]
+#[case::dex(Format::Dex, object("dex.coreos.com/v1", "Password", "userID: '1'\nusername: ada\n"), "dex:1")]
+fn a_file_without_memberships_removes_none(#[case] format: Format, #[case] text: String, #[case] id: &str) {
+    let found = plan(format, &text, &[("ada", id, &["admins"])], &[]);
+    assert_eq!(groups_of(&found, "ada"), Some(json!(["admins"])), "{:?}", found.rejected);
+    assert_eq!(restricted(&found, id, "ada", &json!(["admins", "b"])), json!(["admins", "b"]));
+    assert!(format == Format::Dex || found.rejected.len() + found.warnings.len() > 0);
+    assert!(!groups_of(&plan(format, &text, &[("ada", id, &[])], &[]), "ada").unwrap().is_array());
+}
+
+/// Returns an object in YAML with the name `ada` and these fields.
+fn object(version: &str, kind: &str, more: &str) -> String {
+    format!("apiVersion: {version}\nkind: {kind}\nmetadata: {{name: ada}}\n{more}---\n")
+}
+
+fn realm(groups: &Value) -> String {
+    json!({"realm": "x", "users": [{"id": "1", "username": "ada", "groups": groups}]}).to_string()
+}
+
+#[rstest]
+#[case(Format::Ldif, person("uid=ada", "ada") + "\n" + &group("cn=admins", "") + "\nsearch: 2\nresult: 0 Success\n", "ldap:uid=ada,dc=x")]
+#[case(Format::Openstack, json!({"user": [{"id": "1", "name": "ada"}], "user_group_membership": []}).to_string(), "keystone:1")]
+#[case(Format::Openstack, "CREATE TABLE `user` (`id` text, `name` text);\nINSERT INTO `user` VALUES ('1','ada');\n\
+    CREATE TABLE `user_group_membership` (`user_id` text);\n".to_owned(), "keystone:1")]
+#[case(Format::Rancher, object("management.cattle.io/v3", "User", "") + &object("management.cattle.io/v3", "UserAttribute", ""), "rancher:ada")]
+#[case(Format::Keycloak, realm(&json!([])), "keycloak:x/1")]
+#[case(Format::Dex, object("dex.coreos.com/v1", "Password", "userID: '1'\nusername: ada\ngroups: []\n"), "dex:1")]
+fn a_file_that_describes_memberships_removes_others(#[case] format: Format, #[case] text: String, #[case] id: &str) {
+    let found = plan(format, &text, &[("ada", id, &["admins"])], &[]);
+    assert_eq!((groups_of(&found, "ada"), found.rejected.len()), (Some(Value::Null), 0), "{:?}", found.rejected);
+    assert_eq!(restricted(&found, id, "ada", &json!(["admins"])), json!([]));
+    assert_eq!(found.warnings, []);
+}
+
+/// A list in which other field managers put Groups stays as it is.
+#[test]
+fn names_alone_change_no_memberships() {
+    let csv = |text: &str| groups_of(&plan(Format::Csv, text, &[("ada", "x", &["ops"])], &[]), "ada").unwrap();
+    assert_eq!(csv("username,zone\nada,eu\n"), json!(["ops"]));
+    assert_eq!(csv("username,groups\nada,\n"), Value::Null);
+    let yaml = |text: &str| groups_of(&plan(Format::Yaml, text, &[("ada", "x", &["ops"])], &[]), "ada").unwrap();
+    assert_eq!(yaml("username: ada\n"), json!(["ops"]));
+    assert_eq!(yaml("username: ada\ngroups: []\n"), json!([]));
+    let mut options = Options::default();
+    options.current.add_user("ada", &json!({"groups": ["ops"]}), &json!({"f:email": {}}));
+    let rules = Rules::default();
+    let source = Source { main: b"username\nada\n".to_vec(), ..Source::default() };
+    let found = assemble(read(Format::Csv, &source, &rules), &options, &rules);
+    assert_eq!((groups_of(&found, "ada"), found.kept), (Some(Value::Null), vec![]));
 }

@@ -138,7 +138,7 @@ impl<'a> GroupNames<'a> {
     /// Returns the Groups whose memberships are unclear for all.
     pub(super) fn unclear_of_all(&self, unclear: &Unclear) -> UnclearOfAll {
         let existing = unclear.groups.iter().filter_map(|id| self.existing(id)).map(str::to_owned);
-        UnclearOfAll { names: Arc::new(existing.collect()), others: unclear.others }
+        UnclearOfAll { names: Arc::new(existing.collect()), others: unclear.others, all: unclear.all }
     }
 
     /// Returns the memberships that someone in `groups` keeps.
@@ -146,7 +146,7 @@ impl<'a> GroupNames<'a> {
         let ids = groups.iter().map(|group| &group.id).chain(&own.groups);
         let names = ids.filter_map(|id| self.existing(id)).map(str::to_owned).collect();
         let described = (own.others || of_all.others).then(|| Arc::clone(&self.described));
-        Memberships::new(names, Arc::clone(&of_all.names), described)
+        Memberships::new(names, Arc::clone(&of_all.names), described, own.all || of_all.all)
     }
 
     /// Returns all groups that have a name, sorted by it.

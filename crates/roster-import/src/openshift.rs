@@ -46,6 +46,7 @@ pub(super) fn read(bytes: &[u8]) -> Input {
     for object in found {
         sort(object, &mut objects, &mut people, &mut input);
     }
+    input.describes_memberships = !objects.groups.is_empty();
     for object in &objects.identities {
         identity(object, &mut people, &mut input);
     }

@@ -47,7 +47,7 @@ pub(super) async fn read_users(client: &Client, input: &Input, options: &mut Opt
         if source.is_some() || names.contains(&name) {
             options.current.add_restrictions(&name, spec, &owned(object));
             if is_unclear {
-                options.current.add_user(&name, spec);
+                options.current.add_user(&name, spec, &owned(object));
             }
         }
     };

@@ -77,11 +77,20 @@ pub(super) fn read(bytes: &[u8]) -> Input {
             }
         } else if record.attributes.iter().any(|attribute| attribute.range.is_some()) {
             more.push(record);
+        } else if let Some(result) = failure(record) {
+            input.unclear.all = true;
+            let reason = format!(
+                "result: the server ended the search early, so entries may be missing: {result}. Raise its limits, or read \
+                 page by page (ldapsearch -E pr=500/noprompt). No existing User is removed from a Group by this import"
+            );
+            input.reject(Place::line(record.line), reason);
         } else if record.faults.iter().any(|fault| fault.may_be(&["objectclass"])) {
             // It may be a group.
             input.unclear.others = true;
         }
     }
+    let has_groups = |record: &Record| record.attributes.iter().any(|attribute| attribute.name == "memberof");
+    input.describes_memberships = !groups.is_empty() || people.iter().any(|(.., record)| has_groups(record));
     for record in more {
         // The response to a search for further members has no object class.
         let index = read_dn(record, &mut input).and_then(|dn| entries.group(&dn));
@@ -142,6 +151,12 @@ fn reject_ambiguous(entries: &Entries, records: &HashMap<usize, &Record>, input:
     }
     input.groups.retain(|group| !shared.contains(&group.id));
     make_unclear(input, &shared);
+}
+
+/// Returns the result of a search that failed, as ldapsearch writes it after the entries: `result: 4 Size limit exceeded`.
+fn failure(record: &Record) -> Option<&str> {
+    let is_entry = record.first("dn").is_some();
+    record.first("result").filter(|result| !is_entry && !result.starts_with("0 ") && *result != "0")
 }
 
 fn is_one_of(record: &Record, classes: &[&str]) -> bool {

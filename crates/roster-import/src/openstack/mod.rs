@@ -15,24 +15,43 @@ use super::documents::Text;
 use super::draft::{GroupDraft, GroupRef, Input, Rejected, SourceId, UserDraft};
 use row::{Row, Tables};
 
+/// Tables with the members of groups.
+const MEMBERSHIPS: [&str; 2] = ["user_group_membership", "memberships"];
+
+/// Tables that are read. The API uses the plural names, the database the singular ones.
+const TABLES: [&str; 10] = [
+    "users",
+    "user",
+    "groups",
+    "group",
+    "local_user",
+    "nonlocal_user",
+    "federated_user",
+    "password",
+    MEMBERSHIPS[0],
+    MEMBERSHIPS[1],
+];
+
 /// Reads tables or API responses.
 pub(super) fn read(bytes: &[u8]) -> Input {
     let mut input = Input::default();
     let Some(text) = Text::new(bytes, &mut input) else { return input };
     let mut tables = if matches!(bytes.trim_ascii_start().first(), Some(b'{' | b'[')) {
         let mut tables = Tables::new();
-        for (name, row) in text.tables(&mut input) {
-            if let Value::Object(fields) = row.value {
-                tables.entry(name).or_default().push(Row { place: row.place, fields });
-            }
+        for (name, rows) in text.tables(&TABLES, &mut input) {
+            let rows = rows.into_iter().filter_map(|row| match row.value {
+                Value::Object(fields) => Some(Row { place: row.place, fields }),
+                _ => None,
+            });
+            tables.entry(name).or_default().extend(rows);
         }
         tables
     } else {
         sql::read(bytes, &mut input)
     };
     let is_complete = input.rejected.is_empty();
+    input.describes_memberships = MEMBERSHIPS.iter().any(|name| tables.contains_key(*name));
     let mut take = |name: &str| tables.remove(name).unwrap_or_default();
-    // The API uses the plural names, the database the singular ones.
     let users = [take("users"), take("user")].concat_rows();
     let groups = [take("groups"), take("group")].concat_rows();
     let accounts = Accounts {
@@ -42,7 +61,9 @@ pub(super) fn read(bytes: &[u8]) -> Input {
         passwords: latest(take("password")),
     };
     let groups = Groups::read(groups, &mut input);
-    let memberships = [take("user_group_membership"), take("memberships")].concat_rows();
+    let memberships = MEMBERSHIPS.map(&mut take).concat_rows();
+    // Files that people write themselves may have the groups in the rows of users.
+    input.describes_memberships |= users.iter().any(|row| row.fields.contains_key("groups"));
     let memberships = groups.memberships(memberships, &mut input);
     for row in users {
         let mut person = user_draft(&row, &accounts);
