@@ -124,7 +124,11 @@ pub(super) fn make_unclear(input: &mut Input, groups: &HashSet<SourceId>) {
         let taken = list.extract_if(.., |group| groups.contains(&group.id)).map(|group| group.id);
         unclear.groups.extend(taken);
     };
-    input.users.iter_mut().for_each(|person| take(&mut person.groups, &mut person.unclear));
+    for person in &mut input.users {
+        take(&mut person.groups, &mut person.unclear);
+        let claimed = person.claimed.extract_if(.., |(group, _)| groups.contains(&group.id));
+        person.unclear.groups.extend(claimed.map(|(group, _)| group.id));
+    }
     input.groups.iter_mut().for_each(|group| take(&mut group.member_groups, &mut group.unclear));
 }
 

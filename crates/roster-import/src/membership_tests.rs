@@ -367,3 +367,33 @@ fn names_alone_change_no_memberships() {
     let found = assemble(read(Format::Csv, &source, &rules), &options, &rules);
     assert_eq!((groups_of(&found, "ada"), found.kept), (Some(Value::Null), vec![]));
 }
+
+/// Otherwise, people who choose what is in their own entries could join a group that shares the GID with theirs.
+#[test]
+fn a_shared_gid_does_not_confirm_what_an_entry_names() {
+    let groups = [group("cn=other", "gidNumber: 7\n"), group("cn=admins", "gidNumber: 7\nmemberUid: bob\n")];
+    let eve = person("uid=eve", "eve") + "gidNumber: 7\nmemberOf: cn=admins,dc=x\n";
+    let text = [eve, groups.join("\n")].join("\n");
+    let of = |groups: &[&str]| {
+        groups_of(&plan(Format::Ldif, &text, &[("eve", "ldap:uid=eve,dc=x", groups)], &[ADMINS]), "eve")
+    };
+    assert_eq!((of(&[]), of(&["admins"])), (Some(Value::Null), Some(json!(["admins"]))));
+}
+
+#[test]
+fn a_username_in_a_rejected_group_makes_no_member() {
+    let people = [person("uid=eve", "eve"), person("uid=eve,ou=b", "eve")].join("\n");
+    let admins = [group("cn=admins", "memberUid: eve\n"), group("cn=ａdmins", "memberUid: eve\n")].join("\n");
+    let of = |groups: &[&str]| {
+        let found =
+            plan(Format::Ldif, &format!("{people}\n{admins}"), &[("eve", "ldap:uid=eve,dc=x", groups)], &[ADMINS]);
+        assert_eq!(item(&found, Kind::Group, "admins"), None);
+        groups_of(&found, "eve")
+    };
+    assert_eq!((of(&[]), of(&["admins"])), (Some(Value::Null), Some(json!(["admins"]))));
+    // The DN of the person is that of another one.
+    let text = format!("{}\n{people}\n{}", person("uid=ｅve", "eve"), group("cn=admins", "memberUid: eve\n"));
+    let found = plan(Format::Ldif, &text, &[("eve", "ldap:uid=eve,dc=x", &[])], &[ADMINS]);
+    assert_eq!(restricted(&found, "ldap:uid=eve,dc=x", "eve", &json!(["admins"])), json!(["admins"]));
+    assert_eq!(item(&found, Kind::Group, "admins").unwrap().get("acceptDeclaredMembers"), None);
+}

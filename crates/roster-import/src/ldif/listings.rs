@@ -21,6 +21,14 @@ struct Listing {
     gids: Vec<String>,
 }
 
+/// Group with a GID.
+#[derive(Eq, PartialEq)]
+enum GidOwner {
+    One(SourceId),
+    /// Several groups have the GID, so it says nothing about the members of either.
+    Several,
+}
+
 /// An entry that has `memberOf`.
 struct Member<'a> {
     id: SourceId,
@@ -52,6 +60,7 @@ pub(super) struct Listings {
     above: Vec<Vec<usize>>,
     /// Groups that list a user by the lower-case username.
     by_username: HashMap<String, Vec<usize>>,
+    gids: HashMap<String, GidOwner>,
     /// Whether any group of the file lists members, so that a group without them has none.
     has_members: bool,
     /// Groups whose memberships could not be checked, and the first line with one of them.
@@ -81,6 +90,12 @@ impl Listings {
                 listings.by_username.entry(member.value.to_lowercase()).or_default().push(index);
             }
             listing.gids = all("gidnumber").map(|gid| gid.value.clone()).collect();
+            for gid in &listing.gids {
+                let owner = listings.gids.entry(gid.clone()).or_insert_with(|| GidOwner::One(id.clone()));
+                if *owner != GidOwner::One(id.clone()) {
+                    *owner = GidOwner::Several;
+                }
+            }
             listings.has_members |= listing.has_members;
             listings.groups.entry(id).or_default().push(index);
             listings.entries.push(listing);
@@ -195,8 +210,7 @@ impl Listings {
             return Verdict::Unknown;
         }
         let gid = member.record.first("gidnumber").filter(|_| !member.is_group);
-        let mut gids = indexes.iter().flat_map(|index| &self.entries[*index].gids);
-        if gid.is_some_and(|gid| gids.any(|known| known == gid)) {
+        if gid.is_some_and(|gid| self.gids.get(gid) == Some(&GidOwner::One(group.clone()))) {
             return Verdict::Listed;
         }
         let [certain, by_name] = listed_by.get_or_insert_with(|| self.listed_by(member, entries));

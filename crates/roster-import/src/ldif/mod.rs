@@ -139,8 +139,9 @@ fn reject_ambiguous(entries: &Entries, records: &HashMap<usize, &Record>, input:
         for user in users {
             let person = &mut input.users[*user];
             person.fault("dn", reason.clone());
-            let joined = std::mem::take(&mut person.groups).into_iter().map(|group| group.id);
-            person.unclear.groups.extend(joined);
+            let claimed = std::mem::take(&mut person.claimed).into_iter().map(|(group, _)| group);
+            let joined = std::mem::take(&mut person.groups).into_iter().chain(claimed);
+            person.unclear.groups.extend(joined.map(|group| group.id));
         }
         for group in groups {
             let GroupDraft { place, name, id, .. } = &input.groups[*group];
