@@ -159,7 +159,7 @@ pub fn assemble(mut input: Input, options: &Options, rules: &Rules) -> Plan {
     let of_all = names.unclear_of_all(&unclear);
     let memberships = |person: &UserDraft| of_person(person, names, &of_all).filter(|_| options.has_groups());
     let restrictions = Restrictions::of(&input, memberships);
-    let mut contested = contested(&input, &options.known_users);
+    let mut contested = contested(&input, &options.known_users, rules);
     let (taken, without_hash, suffixed, renamed, unlifted) = Default::default();
     let (rejected, keeper) = (input.rejected, Keeper::new(names, &options.current, &unclear, &of_all));
     let mut assembly =
@@ -176,7 +176,13 @@ pub fn assemble(mut input: Input, options: &Options, rules: &Rules) -> Plan {
         let (place, who) = (person.place, person.login().to_owned());
         let is_known = options.known_users.of(person.source.as_deref()).is_some();
         let joined: Vec<SourceId> = person.groups.iter().filter(|_| is_known).map(|group| group.id.clone()).collect();
-        person.faults.extend(contested.remove(&index).into_iter().flatten());
+        if let Some(contest) = contested.remove(&index) {
+            person.faults.extend(contest.faults);
+            for (email, fault) in contest.emails {
+                person.remove_email(&email);
+                assembly.reject(place, &who, vec![fault]);
+            }
+        }
         match assembly.user(person, &mut groups) {
             Ok(item) => drop(users.insert(item.name.clone(), item)),
             Err(faults) => {

@@ -3,7 +3,9 @@
 use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::hash::{BuildHasher, RandomState};
+use std::sync::Arc;
 
+use roster_credentials::claim::fold;
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::{Map, Value};
 
@@ -109,6 +111,8 @@ impl GroupRef {
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Unclear {
     pub(super) groups: HashSet<SourceId>,
+    /// Further groups, in sets that many people share.
+    pub(super) shared: Vec<Arc<HashSet<SourceId>>>,
     /// Whether the membership in any group that the file does not describe is unclear: a part of the file that may have
     /// described it can't be read.
     pub(super) others: bool,
@@ -118,7 +122,7 @@ pub struct Unclear {
 
 impl Unclear {
     pub(super) fn is_empty(&self) -> bool {
-        self.groups.is_empty() && !self.others && !self.all
+        self.groups.is_empty() && self.shared.iter().all(|groups| groups.is_empty()) && !self.others && !self.all
     }
 }
 
@@ -227,6 +231,16 @@ impl UserDraft {
             self.set("email", email);
         } else if !email.is_empty() && self.spec["email"] != email {
             self.add("additionalEmails", email);
+        }
+    }
+
+    /// Removes an email address, in any letter case. Another one becomes the primary address.
+    pub(super) fn remove_email(&mut self, email: &str) {
+        let emails = self.emails();
+        self.spec.remove("email");
+        self.spec.remove("additionalEmails");
+        for other in emails.iter().filter(|other| fold(other) != fold(email)) {
+            self.add_email(other);
         }
     }
 
