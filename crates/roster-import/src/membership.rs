@@ -27,6 +27,8 @@ const MAX_NAMED: usize = 3;
 pub struct Memberships {
     /// Groups that the source names, and those that it leaves unclear for this person or group.
     groups: BTreeSet<String>,
+    /// Further Groups, in sets that many people share.
+    shared: Vec<Arc<HashSet<String>>>,
     /// Whether all memberships are unclear.
     all: bool,
     /// Groups that it leaves unclear for all. Shared, because there may be many of them, and of people.
@@ -36,19 +38,27 @@ pub struct Memberships {
 }
 
 impl Memberships {
+    /// `groups` and `shared` are unclear for this person or group. `described` is set if all Groups that the file does not
+    /// describe are unclear as well.
     pub(super) fn new(
         groups: BTreeSet<String>,
-        of_all: Arc<HashSet<String>>,
+        shared: Vec<Arc<HashSet<String>>>,
         described: Option<Arc<HashSet<String>>>,
-        all: bool,
+        of_all: &UnclearOfAll,
     ) -> Self {
-        Self { groups, all, of_all, described }
+        Self { groups, shared, all: of_all.all, of_all: Arc::clone(&of_all.names), described }
+    }
+
+    /// Makes all memberships unclear.
+    pub(super) fn with_all(self, all: bool) -> Self {
+        Self { all: self.all || all, ..self }
     }
 
     /// Returns whether the User keeps a membership that it has.
     pub(super) fn keeps(&self, group: &str) -> bool {
         self.all
             || self.groups.contains(group)
+            || self.shared.iter().any(|groups| groups.contains(group))
             || self.of_all.contains(group)
             || self.described.as_ref().is_some_and(|described| !described.contains(group))
     }
@@ -56,6 +66,7 @@ impl Memberships {
     /// Adds what another entry of the same person keeps.
     pub(super) fn unite(&mut self, other: &Self) {
         self.groups.extend(other.groups.iter().cloned());
+        self.shared.extend(other.shared.iter().cloned());
         self.all |= other.all;
         self.described = self.described.take().or_else(|| other.described.clone());
     }

@@ -397,3 +397,16 @@ fn a_username_in_a_rejected_group_makes_no_member() {
     assert_eq!(restricted(&found, "ldap:uid=eve,dc=x", "eve", &json!(["admins"])), json!(["admins"]));
     assert_eq!(item(&found, Kind::Group, "admins").unwrap().get("acceptDeclaredMembers"), None);
 }
+
+/// Memory must not grow with people times groups.
+#[test]
+fn people_share_the_groups_of_a_shared_gid() {
+    let people: Vec<String> =
+        (0..200).map(|id| person(&format!("uid=u{id}"), &format!("u{id}")) + "gidNumber: 7\n").collect();
+    let groups: Vec<String> = (0..200).map(|id| group(&format!("cn=g{id}"), "gidNumber: 7\n")).collect();
+    let source = Source { main: format!("{}\n{}", people.join("\n"), groups.join("\n")).into(), ..Source::default() };
+    let input = read(Format::Ldif, &source, &Rules::default());
+    let [first, others @ ..] = &input.users[..] else { panic!("people") };
+    assert!(first.unclear.groups.is_empty() && first.unclear.shared[0].len() == 200);
+    assert!(others.iter().all(|person| std::sync::Arc::ptr_eq(&person.unclear.shared[0], &first.unclear.shared[0])));
+}

@@ -16,6 +16,7 @@
 //!
 //! The result does not depend on the order of the source.
 
+use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
@@ -102,7 +103,12 @@ pub(super) struct GroupNames<'a> {
     known: &'a BTreeMap<String, String>,
     /// Names of the Groups that the source describes.
     described: Arc<HashSet<String>>,
+    /// Names of the sets in [`Unclear::shared`], by the address of the set, which is kept so that it stays valid.
+    translated: RefCell<HashMap<*const HashSet<SourceId>, Translated>>,
 }
+
+/// Groups of the source, and the names of those that exist.
+type Translated = (Arc<HashSet<SourceId>>, Arc<HashSet<String>>);
 
 impl<'a> GroupNames<'a> {
     /// Chooses names for the groups of the source, and for those that its users and groups refer to. `known` has the
@@ -110,7 +116,7 @@ impl<'a> GroupNames<'a> {
     pub(super) fn of(input: &Input, known: &'a BTreeMap<String, String>) -> Self {
         let mentions = mentions(input);
         let names = choose(&mentions, known);
-        let mut all = Self { mentions, names, known, described: Arc::default() };
+        let mut all = Self { mentions, names, known, described: Arc::default(), translated: RefCell::default() };
         let described = all.mentions.iter().filter(|(_, mention)| mention.is_declared);
         all.described = Arc::new(described.filter_map(|(id, _)| all.existing(id).map(str::to_owned)).collect());
         all
@@ -146,7 +152,17 @@ impl<'a> GroupNames<'a> {
         let ids = groups.iter().map(|group| &group.id).chain(&own.groups);
         let names = ids.filter_map(|id| self.existing(id)).map(str::to_owned).collect();
         let described = (own.others || of_all.others).then(|| Arc::clone(&self.described));
-        Memberships::new(names, Arc::clone(&of_all.names), described, own.all || of_all.all)
+        let shared = own.shared.iter().map(|groups| self.shared(groups)).collect();
+        Memberships::new(names, shared, described, of_all).with_all(own.all)
+    }
+
+    /// Returns the names of the existing Groups of a set that many people share. Translates each set once.
+    fn shared(&self, groups: &Arc<HashSet<SourceId>>) -> Arc<HashSet<String>> {
+        let mut translated = self.translated.borrow_mut();
+        let existing = || groups.iter().filter_map(|id| self.existing(id)).map(str::to_owned).collect();
+        let (_, names) =
+            translated.entry(Arc::as_ptr(groups)).or_insert_with(|| (Arc::clone(groups), Arc::new(existing())));
+        Arc::clone(names)
     }
 
     /// Returns all groups that have a name, sorted by it.

@@ -1,5 +1,6 @@
 //! Reads users, groups and memberships from LDIF, as written by `slapcat`, `ldapsearch` and `ldifde`.
 
+mod above;
 mod account;
 mod dn;
 mod listings;
@@ -91,11 +92,13 @@ pub(super) fn read(bytes: &[u8]) -> Input {
     }
     let has_groups = |record: &Record| record.attributes.iter().any(|attribute| attribute.name == "memberof");
     input.describes_memberships = !groups.is_empty() || people.iter().any(|(.., record)| has_groups(record));
+    let positions: HashMap<usize, usize> =
+        groups.iter().enumerate().map(|(position, (index, _))| (*index, position)).collect();
     for record in more {
         // The response to a search for further members has no object class.
         let index = read_dn(record, &mut input).and_then(|dn| entries.group(&dn));
-        let known = groups.iter_mut().find(|(group, _)| Some(*group) == index);
-        match known {
+        let position = index.and_then(|index| positions.get(&index));
+        match position.map(|position| &mut groups[*position]) {
             Some((group, records)) => {
                 if !record.faults.is_empty() {
                     let id = input.groups[*group].id.clone();
