@@ -53,6 +53,7 @@ pub(super) fn read(bytes: &[u8]) -> Input {
         // A photo that can't be read, for example, does not matter.
         record.faults.retain(|fault| fault.may_be(USED) || account::reads(fault));
     }
+    let identifier = choose_identifier(&records);
     let mut entries = Entries::default();
     // Records of each group, by its index in `input`.
     let mut groups: Vec<(usize, Vec<&Record>)> = Vec::new();
@@ -62,7 +63,7 @@ pub(super) fn read(bytes: &[u8]) -> Input {
         // no longer be restricted.
         if is_one_of(record, PEOPLE) {
             if let Some(dn) = read_dn(record, &mut input) {
-                people.push((user_draft(&dn, record, &mut entries, &mut input), dn, record));
+                people.push((user_draft(&dn, record, identifier, &mut entries, &mut input), dn, record));
             }
             continue;
         }
@@ -199,15 +200,42 @@ const IDENTIFIERS: [(&str, &str); 4] = [
     ("nsuniqueid", "nsUniqueId"),
 ];
 
-/// Returns what identifies a user: an identifier that survives a move and is not given to another entry or, without
-/// one, the DN.
-fn identifier(dn: &Dn, record: &Record) -> String {
-    let known = IDENTIFIERS.iter().find_map(|(name, attribute)| Some((attribute, record.first(name)?)));
-    known.map_or_else(|| dn.to_string(), |(attribute, id)| format!("{attribute}={}", id.to_ascii_lowercase()))
+/// Returns the attribute that identifies the people of a file: the one that most of them have, if at least half of them have
+/// it. `None` means the DN. One file has only one kind of identifier: if each entry had its own, a person whose entry lacks
+/// the identifier would look like another person, and no longer be restricted.
+fn choose_identifier(records: &[Record]) -> Option<(&'static str, &'static str)> {
+    let people: Vec<&Record> = records.iter().filter(|record| is_one_of(record, PEOPLE)).collect();
+    let counted = IDENTIFIERS.map(|(name, attribute)| {
+        let count = people.iter().filter(|record| record.first(name).is_some()).count();
+        (count, (name, attribute))
+    });
+    // Of several with the same count, the first one.
+    let (count, chosen) = counted.into_iter().rev().max_by_key(|(count, _)| *count)?;
+    (count > 0 && 2 * count >= people.len()).then_some(chosen)
+}
+
+/// Identifies a user by an identifier that survives a move and is not given to another entry or, without one, by the DN.
+fn identify(person: &mut UserDraft, dn: &Dn, record: &Record, identifier: Option<(&str, &str)>) {
+    let Some((name, attribute)) = identifier else { return person.identify("ldap", &dn.to_string()) };
+    let values: Vec<&str> = record.all(name).map(|attribute| &*attribute.value).collect();
+    match values[..] {
+        [id] => person.identify("ldap", &format!("{attribute}={}", id.to_ascii_lowercase())),
+        [] => person.fault(
+            attribute,
+            "is missing, unlike in other entries of this file: export all entries with this attribute",
+        ),
+        _ => person.fault(attribute, "has several values, but must identify the entry"),
+    }
 }
 
 /// Adds a user. Returns its index.
-fn user_draft(dn: &Dn, record: &Record, entries: &mut Entries, input: &mut Input) -> usize {
+fn user_draft(
+    dn: &Dn,
+    record: &Record,
+    identifier: Option<(&str, &str)>,
+    entries: &mut Entries,
+    input: &mut Input,
+) -> usize {
     let place = Place::line(record.line);
     let username = ["uid", "samaccountname", "cn"].iter().find_map(|name| record.first(name)).unwrap_or_default();
     let mut person = UserDraft::new(place, username);
@@ -217,7 +245,7 @@ fn user_draft(dn: &Dn, record: &Record, entries: &mut Entries, input: &mut Input
     for fault in &record.faults {
         person.fault(&format!("line {}", fault.line), fault.error.to_string());
     }
-    person.identify("ldap", &identifier(dn, record));
+    identify(&mut person, dn, record, identifier);
     for mail in record.all("mail") {
         person.add_email(&mail.value);
     }
@@ -455,5 +483,27 @@ mod tests {
         // Groups that contain each other.
         let round = [group("a", "member: cn=b,dc=x\n"), group("b", "member: cn=a,dc=x\nmember: uid=eve,dc=x\n")];
         assert_eq!(eve(&[&round.concat(), &group("admins", "memberUid: ada\n")]).0, ["b"]);
+    }
+
+    /// Otherwise, an entry without the identifier would be another person.
+    #[test]
+    fn one_attribute_identifies_all_people_of_a_file() {
+        let entry = |name: &str, more: &str| format!("dn: uid={name},dc=x\nobjectClass: person\nuid: {name}\n{more}\n");
+        let of = |entries: &[String]| {
+            let users = read(entries.concat().as_bytes()).users.into_iter();
+            users.map(|person| (person.source, person.faults.len())).collect::<Vec<_>>()
+        };
+        let id = |id: &str| Some(format!("ldap:{id}"));
+        let (ada, bob) = (entry("ada", "entryUUID: 1\n"), entry("bob", ""));
+        assert_eq!(of(&[ada.clone(), bob.clone()]), [(id("entryUUID=1"), 0), (None, 1)]);
+        let eve = entry("eve", "");
+        assert_eq!(of(&[ada, bob, eve]), ["ada", "bob", "eve"].map(|name| (id(&format!("uid={name},dc=x")), 0)));
+        let both = entry("ada", "nsUniqueId: N\nentryUUID: 1\n");
+        assert_eq!(of(std::slice::from_ref(&both)), [(id("entryUUID=1"), 0)]);
+        let more = entry("bob", "nsUniqueId: M\n");
+        assert_eq!(of(&[both.clone(), more]), [(id("nsUniqueId=n"), 0), (id("nsUniqueId=m"), 0)]);
+        for bad in ["entryUUID:\n", "entryUUID: 1\nentryUUID: 2\n"] {
+            assert_eq!(of(&[both.clone(), entry("bob", bad)])[1], (None, 1), "{bad}");
+        }
     }
 }
