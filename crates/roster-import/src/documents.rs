@@ -28,6 +28,8 @@ pub(super) struct Container {
     pub place: Place,
     /// Value of the field that names the object.
     pub name: String,
+    /// Whether the field `enabled` is false.
+    pub is_disabled: bool,
     /// Lists by field name.
     pub lists: BTreeMap<String, Vec<Located>>,
 }
@@ -102,7 +104,7 @@ impl<'a> Text<'a> {
     }
 
     /// Returns the objects that contain one of the given lists, including those in an array. Other fields are ignored,
-    /// except the field `name`, which names the object.
+    /// except the field `name`, which names the object, and `enabled`.
     pub(super) fn containers(&self, name: &str, lists: &[&str], input: &mut Input) -> Vec<Container> {
         let (mut containers, mut objects) = (Vec::new(), Vec::new());
         for raw in self.json(input) {
@@ -119,7 +121,8 @@ impl<'a> Text<'a> {
                 continue;
             }
             let name = fields.get(name).and_then(|name| serde_json::from_str(name.get()).ok()).unwrap_or_default();
-            let mut container = Container { place, name, lists: BTreeMap::new() };
+            let is_disabled = fields.get("enabled").is_some_and(|enabled| enabled.get() == "false");
+            let mut container = Container { place, name, is_disabled, lists: BTreeMap::new() };
             for list in lists {
                 let Some(raw) = fields.get(*list) else { continue };
                 let mut found = Vec::new();

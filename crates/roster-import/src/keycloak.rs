@@ -37,10 +37,12 @@ pub(super) fn read(bytes: &[u8]) -> Input {
         }
     }
     paths.reject_shared_identities(&mut input);
+    let disabled: HashSet<&str> =
+        realms.iter().filter(|realm| realm.is_disabled).map(|realm| realm.name.as_str()).collect();
     for realm in &realms {
         let users = || realm.lists.get(USERS).into_iter().flatten();
         for object in users() {
-            user(&realm.name, object, &paths, &mut input);
+            user(&realm.name, disabled.contains(&*realm.name), object, &paths, &mut input);
         }
         report_missing_groups(users(), &mut input);
     }
@@ -168,7 +170,8 @@ fn last_name(path: &str) -> String {
     text.rsplit('/').next().unwrap_or_default().replace('\0', "/")
 }
 
-fn user(realm: &str, object: &Located, paths: &Paths, input: &mut Input) {
+/// Reads a user. In a disabled realm, no one can log in.
+fn user(realm: &str, is_disabled: bool, object: &Located, paths: &Paths, input: &mut Input) {
     let value = &object.value;
     let text = |field: &str| value[field].as_str().unwrap_or_default();
     if is_service_account(value) {
@@ -183,7 +186,7 @@ fn user(realm: &str, object: &Located, paths: &Paths, input: &mut Input) {
     person.set("lastName", text("lastName"));
     person.set("displayName", format!("{} {}", text("firstName"), text("lastName")).trim());
     person.set("language", value["attributes"]["locale"][0].as_str().unwrap_or_default());
-    if value["enabled"] == false {
+    if is_disabled || value["enabled"] == false {
         person.set("state", "Disabled");
     }
     let mut actions = value["requiredActions"].as_array().into_iter().flatten();
@@ -428,5 +431,15 @@ mod tests {
         set_password(&json!({"type": "password", "value": "hunter2", "temporary": true}), &mut person);
         assert!(matches!(person.credential, Some(Credential::Plain(_))));
         assert_eq!(person.spec["requirePasswordChange"], true);
+    }
+
+    #[test]
+    fn the_users_of_a_disabled_realm_are_disabled() {
+        let users = json!({"realm": "x", "users": [{"id": "1", "username": "ada", "enabled": true, "groups": []}]});
+        for (enabled, expected) in [(json!(false), Some(json!("Disabled"))), (json!(true), None)] {
+            let realm = json!({"realm": "x", "enabled": enabled, "groups": []});
+            let input = read(format!("{users}\n{realm}\n").as_bytes());
+            assert_eq!(input.users[0].spec.get("state"), expected.as_ref());
+        }
     }
 }
