@@ -13,12 +13,12 @@ use serde_json::{Map, Value, json};
 
 use super::contested::contested;
 use super::current::Current;
-use super::draft::{Credential, GroupDraft, GroupRef, Input, Place, Rejected, SourceId, Unclear, UserDraft};
+use super::draft::{Credential, GroupDraft, GroupRef, Input, MAX_ITEMS, Place, Rejected, SourceId, Unclear, UserDraft};
 use super::hashes::UnusableHash;
 use super::keeper::{Keeper, of_person};
 use super::known::{KnownUser, KnownUsers};
 use super::membership::{Kept, resolve_claims};
-use super::naming::{GroupNames, NameError, Reference};
+use super::naming::{GroupNames, Reference};
 use super::restriction::{Restrictions, Unlifted, keep_foreign, keep_imported};
 use super::rules::{Fault, Faults, Kind, Rules, fault};
 use super::taken::{Claims, Taken, also};
@@ -154,14 +154,14 @@ impl Secret {
 
 /// Validates the input and plans the objects to write.
 pub fn assemble(mut input: Input, options: &Options, rules: &Rules) -> Plan {
-    refer_to_groups(&mut input, options);
+    leave_out(&mut input, options);
     resolve_claims(&mut input, &options.known_users);
     let names = &GroupNames::of(&input, &options.known_groups);
     let unclear = std::mem::take(&mut input.unclear);
     let of_all = names.unclear_of_all(&unclear);
     let memberships = |person: &UserDraft| of_person(person, names, &of_all).filter(|_| options.has_groups());
     let restrictions = Restrictions::of(&input, memberships);
-    let mut contested = contested(&input, &options.known_users);
+    let mut contested = contested(&input, &options.known_users, rules);
     let (taken, without_hash, suffixed, renamed, unlifted) = Default::default();
     let (rejected, keeper) = (input.rejected, Keeper::new(names, &options.current, &unclear, &of_all));
     let keeps_imported = input.lacks_states && !options.lift_restrictions;
@@ -178,6 +178,7 @@ pub fn assemble(mut input: Input, options: &Options, rules: &Rules) -> Plan {
         unlifted,
         keeps_imported,
     };
+    assembly.rejected.extend(names.unusable());
     let mut groups = BTreeMap::new();
     for group in input.groups {
         if let Some(item) = assembly.group(group) {
@@ -189,7 +190,13 @@ pub fn assemble(mut input: Input, options: &Options, rules: &Rules) -> Plan {
         let (place, who) = (person.place, person.login().to_owned());
         let is_known = options.known_users.of(person.source.as_deref()).is_some();
         let joined: Vec<SourceId> = person.groups.iter().filter(|_| is_known).map(|group| group.id.clone()).collect();
-        person.faults.extend(contested.remove(&index).into_iter().flatten());
+        if let Some(contest) = contested.remove(&index) {
+            person.faults.extend(contest.faults);
+            for (email, fault) in contest.emails {
+                person.remove_email(&email);
+                assembly.reject(place, &who, vec![fault]);
+            }
+        }
         match assembly.user(person, &mut groups) {
             Ok(item) => drop(users.insert(item.name.clone(), item)),
             Err(faults) => {
@@ -215,12 +222,8 @@ pub fn assemble(mut input: Input, options: &Options, rules: &Rules) -> Plan {
     Plan { items, rejected, without_hash, suffixed, references, warnings, renamed, restrictions, kept, unlifted }
 }
 
-/// Moves the names of Groups from each `spec` into group references, and removes the fields in [`Options::without`].
-fn refer_to_groups(input: &mut Input, options: &Options) {
-    for group in &mut input.groups {
-        let names = take_names(&mut group.spec, "memberGroups");
-        group.member_groups.extend(names.iter().map(|name| GroupRef::named(name)));
-    }
+/// Removes the fields in [`Options::without`].
+fn leave_out(input: &mut Input, options: &Options) {
     for person in &mut input.users {
         for path in &options.without {
             paths::remove(&mut person.spec, path);
@@ -229,23 +232,7 @@ fn refer_to_groups(input: &mut Input, options: &Options) {
                 person.unclear = Unclear::default();
             }
         }
-        for name in take_names(&mut person.spec, "groups") {
-            person.join(GroupRef::named(&name));
-        }
     }
-}
-
-/// Removes a list of names from a spec and returns it. Leaves an empty list in place, and a list with items that are
-/// not strings, which the CRD rejects.
-fn take_names(spec: &mut Map<String, Value>, field: &str) -> Vec<String> {
-    let items = spec.get(field).and_then(Value::as_array);
-    let names: Option<Vec<String>> =
-        items.and_then(|items| items.iter().map(|item| item.as_str().map(str::to_owned)).collect());
-    let names = names.unwrap_or_default();
-    if !names.is_empty() {
-        spec.remove(field);
-    }
-    names
 }
 
 struct Assembly<'a> {
@@ -316,14 +303,14 @@ impl Assembly<'_> {
 
     fn group_item(&mut self, mut group: GroupDraft) -> Result<Item, Faults> {
         let names = self.names;
-        let name = names.name(&group.id).map_err(|error| vec![fault("metadata.name", error.to_string())])?;
+        let name = names.name(&group.id).map_err(|error| vec![fault("metadata.name", error.consequence())])?;
         if let Some(place) = self.taken.groups.get(&group.id) {
             return Err(vec![fault("metadata.name", also(&group.name, *place))]);
         }
         if name != group.name && !group.spec.contains_key("displayName") {
             group.set("displayName", group.name.clone());
         }
-        self.set_groups(&mut group.spec, "memberGroups", &group.member_groups)?;
+        set_groups(&mut group.spec, "memberGroups", &group.member_groups, names)?;
         self.keeper.group(&mut group, name);
         let derived_from = names::derived(name, &group.name);
         let mut object = manifest(Kind::Group, name, group.labels, group.spec);
@@ -346,7 +333,7 @@ impl Assembly<'_> {
         let title = person.login().to_owned();
         let name = user_name(&mut person, known)?;
         let login = known.map_or_else(|| title.clone(), |user| user.username.clone());
-        self.set_groups(&mut person.spec, "groups", &person.groups)?;
+        set_groups(&mut person.spec, "groups", &person.groups, self.names)?;
         let kept = if self.options.has_groups() { self.keeper.user(&mut person, &name) } else { Vec::new() };
         let secret = self.secret(&mut person, &name)?;
         self.options.current.keep_omitted(&name, &mut person.spec);
@@ -404,31 +391,12 @@ impl Assembly<'_> {
     fn accept_declared_members(&mut self, place: Place, id: &SourceId, groups: &mut BTreeMap<String, Item>) {
         let names = self.names;
         // A Group that was rejected must not be created with default settings instead.
-        if !names.is_declared(id) && !self.taken.groups.contains_key(id) {
+        let is_usable = names.name(id).is_ok() && !names.is_declared(id);
+        if is_usable && !self.taken.groups.contains_key(id) {
             let implied = self.group(GroupDraft::new(place, id.clone(), names.title(id)));
             groups.extend(implied.map(|item| (item.name.clone(), item)));
         }
         accept(names.name(id).ok().and_then(|name| groups.get_mut(name)));
-    }
-
-    /// Sets a list field of the `spec` to the names of these Groups, without duplicates.
-    fn set_groups(&self, spec: &mut Map<String, Value>, field: &str, groups: &[GroupRef]) -> Result<(), Faults> {
-        let (mut known, mut names) = (HashSet::new(), Vec::<Value>::new());
-        for (index, group) in groups.iter().enumerate() {
-            match self.names.name(&group.id) {
-                Ok(name) if known.insert(name) => names.push(name.into()),
-                Ok(_) => {}
-                Err(error) => {
-                    let is_elsewhere = matches!(error, NameError::Taken { line: Some(_), .. });
-                    let field = if is_elsewhere { format!("spec.{field}") } else { format!("spec.{field}[{index}]") };
-                    return Err(vec![fault(&field, error.to_string())]);
-                }
-            }
-        }
-        if !names.is_empty() {
-            spec.insert(field.to_owned(), names.into());
-        }
-        Ok(())
     }
 
     /// Validates an object against the CRD, and its name and labels against kube-apiserver's rules. Returns all
@@ -489,6 +457,27 @@ impl Assembly<'_> {
             Credential::Plain(_) => Err(CredentialError::Plaintext),
         }
     }
+}
+
+/// Sets a list field of the `spec` to the names of these Groups, without duplicates. Leaves out groups that get no name:
+/// [`GroupNames::unusable`] reports each of them once. The owner of a group chooses its name and members, and could
+/// otherwise have these rejected.
+fn set_groups(
+    spec: &mut Map<String, Value>,
+    field: &str,
+    groups: &[GroupRef],
+    names: &GroupNames,
+) -> Result<(), Faults> {
+    if groups.len() > MAX_ITEMS {
+        return Err(vec![fault(&format!("spec.{field}"), format!("must have at most {MAX_ITEMS} items"))]);
+    }
+    let mut known = HashSet::new();
+    let usable = groups.iter().filter_map(|group| names.name(&group.id).ok()).filter(|name| known.insert(*name));
+    let usable: Vec<Value> = usable.map(Value::from).collect();
+    if !usable.is_empty() {
+        spec.insert(field.to_owned(), usable.into());
+    }
+    Ok(())
 }
 
 /// Makes a Group accept declared members.

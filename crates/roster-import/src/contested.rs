@@ -7,6 +7,10 @@
 //! - A person who was imported before keeps the names of their User, and only the others are rejected. Otherwise, a leaver
 //!   could prevent that their User is changed, by registering the same name once more.
 //! - If no User has the name yet, all of them are rejected.
+//! - People may be able to write their own emails. So an email never costs another person more than their own email: it is
+//!   left out for all who claim it, and does not count against a username.
+//!
+//! Entries that are rejected anyway claim nothing but the names of the User that they have already.
 //!
 //! Entries with the same identifier but different content are all rejected, too: one of them may be planted.
 //!
@@ -22,7 +26,10 @@ use super::draft::{Input, UserDraft};
 use super::known::{KnownUser, KnownUsers};
 use super::names;
 use super::restriction::restricts;
-use super::rules::Fault;
+use super::rules::{Fault, Kind, Rules};
+
+/// Field of emails, for messages.
+const EMAIL: &str = "spec.email";
 
 /// Maximum number of other users that a message names.
 const MAX_NAMED: usize = 3;
@@ -36,31 +43,78 @@ enum Claim {
     Object(String),
 }
 
-/// Returns the reasons to reject users because others claim their identifier or one of their names, by index.
-pub(super) fn contested(input: &Input, known: &KnownUsers) -> HashMap<usize, Vec<Fault>> {
+impl Claim {
+    /// Returns whether it is a name of the User.
+    fn is_of(&self, user: &KnownUser) -> bool {
+        match self {
+            Self::Login(login) => user.has_login(login) || user.name == *login,
+            Self::Object(name) => user.name == *name,
+        }
+    }
+}
+
+/// What a user loses because others claim it as well.
+#[derive(Debug, Default)]
+pub(super) struct Contest {
+    /// Reasons to reject the user.
+    pub(super) faults: Vec<Fault>,
+    /// Emails to leave out, with the reasons.
+    pub(super) emails: Vec<(String, Fault)>,
+}
+
+/// Returns what users lose because others claim their identifier or one of their names, by index.
+pub(super) fn contested(input: &Input, known: &KnownUsers, rules: &Rules) -> HashMap<usize, Contest> {
     let users = &input.users;
-    let mut contested = ambiguous(users);
-    for (claim, claimants) in claimants(users, known) {
-        let is_one = is_one_user(&claimants, input);
+    let faults = ambiguous(users).into_iter();
+    let mut contested: HashMap<usize, Contest> =
+        faults.map(|(index, faults)| (index, Contest { faults, ..Contest::default() })).collect();
+    let mut valid = HashMap::new();
+    for (claim, mut claimants) in claimants(users, known) {
+        if claimants.len() > 1 {
+            // Checked only here, because the rules take time.
+            claimants.retain(|(index, fault)| {
+                let user = known.of(users[*index].source.as_deref());
+                let has_name = user.is_some_and(|user| claim.is_of(user));
+                fault.is_none() || has_name || *valid.entry(*index).or_insert_with(|| is_valid(&users[*index], rules))
+            });
+        }
+        if is_one_user(&claimants, input) {
+            continue;
+        }
         let holder = holder(&claim, &claimants, users, known);
-        for (index, fault) in claimants.iter().filter_map(|(index, fault)| Some((*index, fault.as_ref()?))) {
+        let (emails, names): (Claimants, Claimants) =
+            claimants.iter().cloned().partition(|(_, fault)| fault.as_ref().is_some_and(|fault| fault.field == EMAIL));
+        // A username that only one person claims is theirs.
+        let contested_names = if holder.is_some() || !is_one_user(&names, input) { names } else { Claimants::new() };
+        for (index, fault) in emails.into_iter().chain(contested_names) {
             let person = &users[index];
             let is_holder = holder.is_some_and(|(source, _)| person.source.as_deref() == Some(source));
-            let faults = contested.entry(index).or_default();
-            // A user's object name usually collides for the same reason as the username.
-            if is_one || is_holder || !faults.is_empty() {
-                continue;
-            }
+            let Some(fault) = fault.filter(|_| !is_holder) else { continue };
             let reason = if let Some((source, user)) = holder {
                 held(&fault.reason, person, source, user)
             } else {
                 let others = claimants.iter().filter(|(other, _)| *other != index).map(|(other, _)| &users[*other]);
-                shared(&fault.reason, person, others, claimants.len() - 1)
+                shared(&fault, person, others, claimants.len() - 1)
             };
-            faults.push(Fault { field: fault.field.clone(), reason });
+            let contest = contested.entry(index).or_default();
+            let email = fault.reason;
+            let fault = Fault { field: fault.field, reason };
+            if fault.field == EMAIL {
+                contest.emails.push((email, fault));
+            } else if contest.faults.is_empty() {
+                // A user's object name usually collides for the same reason as the username.
+                contest.faults.push(fault);
+            }
         }
     }
     contested
+}
+
+/// Returns whether the entry can be imported, apart from what others claim.
+fn is_valid(person: &UserDraft, rules: &Rules) -> bool {
+    let name = person.name.clone().or_else(|| names::object_name(person.login())).unwrap_or_default();
+    let object = serde_json::json!({"metadata": {"name": name}, "spec": person.spec});
+    person.faults.is_empty() && !names::is_reserved(person.login()) && rules.check(Kind::User, &object).is_empty()
 }
 
 /// Rejects entries that have the same identifier and different content.
@@ -132,13 +186,9 @@ fn holder<'a>(
     users: &'a [UserDraft],
     known: &'a KnownUsers,
 ) -> Option<(&'a str, &'a KnownUser)> {
-    let has = |user: &KnownUser| match claim {
-        Claim::Login(login) => user.has_login(login) || user.name == *login,
-        Claim::Object(name) => user.name == *name,
-    };
     let mut holders = claimants.iter().filter_map(|(index, _)| {
         let source = users[*index].source.as_deref()?;
-        Some((source, known.of(Some(source)).filter(|user| has(user))?))
+        Some((source, known.of(Some(source)).filter(|user| claim.is_of(user))?))
     });
     let first = holders.next()?;
     holders.all(|(source, _)| source == first.0).then_some(first)
@@ -156,7 +206,7 @@ fn claims(person: &UserDraft, known: Option<&KnownUser>) -> BTreeMap<Claim, Faul
     }
     add(Claim::Login(fold(login)), "spec.username", login);
     for email in person.emails() {
-        add(Claim::Login(fold(&email)), "spec.email", &email);
+        add(Claim::Login(fold(&email)), EMAIL, &email);
     }
     let derived = || known.map(|user| user.name.clone()).or_else(|| names::object_name(login));
     if let Some(name) = person.name.clone().or_else(derived) {
@@ -172,25 +222,25 @@ fn who(person: &UserDraft) -> &str {
 /// Says that a name belongs to a person who was imported before.
 fn held(text: &str, person: &UserDraft, source: &str, user: &KnownUser) -> String {
     format!(
-        "{text} belongs to {source}, who was imported before as User {}, and this is {}: rename this person in the source",
+        "{text} belongs to {source}, who was imported before as User {}, and this is {}: change it in the source",
         user.name,
         who(person)
     )
 }
 
 /// Says that several people claim a name. `count` is the number of the others.
-fn shared<'a>(text: &str, person: &UserDraft, others: impl Iterator<Item = &'a UserDraft>, count: usize) -> String {
+fn shared<'a>(fault: &Fault, person: &UserDraft, others: impl Iterator<Item = &'a UserDraft>, count: usize) -> String {
     // A few are enough: with all of them, each of many users would list all others.
     let named: Vec<String> =
         others.take(MAX_NAMED).map(|other| format!("{} on line {}", who(other), other.place.line)).collect();
     let more = count.saturating_sub(MAX_NAMED);
     let more = if more > 0 { format!(" and {more} more") } else { String::new() };
-    format!(
-        "{text} belongs to {}, but also to {}{more}, and all of them are rejected: rename all but one in the source, or \
-         import only one part of it",
-        who(person),
-        named.join(", ")
-    )
+    let consequence = if fault.field == EMAIL {
+        "and is not imported for any of them: remove it from all but one in the source"
+    } else {
+        "and all of them are rejected: rename all but one in the source, or import only one part of it"
+    };
+    format!("{} belongs to {}, but also to {}{more}, {consequence}", fault.reason, who(person), named.join(", "))
 }
 
 #[cfg(test)]

@@ -25,8 +25,6 @@ fn realms(first: &serde_json::Value, second: &serde_json::Value) -> String {
 
 #[rstest]
 #[case("spec.username", "admin", json!({"id": "1", "username": "admin"}), json!({"id": "2", "username": "ADMIN"}))]
-#[case("spec.email", "x@example.com", json!({"id": "1", "username": "a", "email": "x@example.com"}), json!({"id": "2", "username": "b", "email": "X@example.com"}))]
-#[case("spec.username", "x@example.com", json!({"id": "1", "username": "x@example.com"}), json!({"id": "2", "username": "b", "email": "x@example.com"}))]
 #[case("metadata.name", "jane-doe", json!({"id": "1", "username": "jane-doe"}), json!({"id": "2", "username": "jane_doe"}))]
 fn users_of_a_source_that_share_a_name_are_all_rejected(
     #[case] field: &str,
@@ -45,6 +43,33 @@ fn users_of_a_source_that_share_a_name_are_all_rejected(
             found.len() == 2 && (found[0].contains(&says[0]) || text.starts_with(&realms(&second, &first))),
             "{found:?}"
         );
+    }
+}
+
+/// People may be able to write their own emails.
+#[rstest]
+#[case::email(json!({"email": "X@example.com"}), json!(null), 2)]
+#[case::username(json!({"username": "x@example.com"}), json!("x@example.com"), 1)]
+#[case::not_an_address(json!({"email": "ada"}), json!("x@example.com"), 1)]
+#[case::rejected_entry(json!({"email": "x@example.com", "attributes": {"locale": ["?"]}}), json!("x@example.com"), 1)]
+#[case::rejected_username(json!({"username": "ada", "attributes": {"locale": ["?"]}}), json!("x@example.com"), 1)]
+fn an_email_costs_others_at_most_their_email(
+    #[case] planted: serde_json::Value,
+    #[case] email: serde_json::Value,
+    #[case] count: usize,
+) {
+    let ada = json!({"id": "1", "username": "ada", "email": "x@example.com"});
+    let mut eve = json!({"id": "2", "username": "eve"});
+    eve.as_object_mut().unwrap().extend(planted.as_object().unwrap().clone());
+    for text in [realms(&ada, &eve), realms(&eve, &ada)] {
+        let plan = plan(Format::Keycloak, &text);
+        let user =
+            plan.items.iter().find(|item| item.name == "ada").unwrap_or_else(|| panic!("{:?}", rejections(&plan)));
+        let is_username = eve["username"] == "x@example.com";
+        let expected = if is_username { &serde_json::Value::Null } else { &email };
+        assert_eq!(&user.object["spec"]["email"], expected, "{text}");
+        assert_eq!(plan.rejected.len(), count, "{:?}", rejections(&plan));
+        assert!(!is_username || names(&plan) == ["ada", "x-example.com"]);
     }
 }
 
@@ -88,8 +113,15 @@ fn a_person_who_was_imported_before_keeps_the_name() {
         ] {
             let known = json!({"email": "Ada@example.com"});
             let plan = plan_into(&[("a/1", "ada", known)], &text);
-            assert_eq!(names(&plan), ["ada"], "{:?}", rejections(&plan));
+            let is_username = second["email"].is_null();
+            assert_eq!(
+                names(&plan),
+                if is_username { vec!["ada"] } else { vec!["ada", "eve"] },
+                "{:?}",
+                rejections(&plan)
+            );
             assert_eq!(plan.items[0].object["spec"]["state"], "Disabled");
+            assert!(is_username || plan.items[1].object["spec"]["email"].is_null());
             let found = rejections(&plan);
             assert!(
                 found.len() == 1

@@ -4,6 +4,7 @@ use std::collections::{HashMap, HashSet};
 
 use serde_json::{Map, Value};
 
+use super::control;
 use super::membership::names;
 use super::paths;
 use super::restriction::foreign;
@@ -13,6 +14,8 @@ use super::restriction::foreign;
 pub struct Current {
     /// Names in `spec.groups`.
     users: HashMap<String, Vec<String>>,
+    /// Users whose `spec.groups` imports own.
+    own_groups: HashSet<String>,
     /// Names in `spec.memberGroups`.
     groups: HashMap<String, Vec<String>>,
     /// Groups that accept declared members because an import said so.
@@ -26,9 +29,13 @@ pub struct Current {
 }
 
 impl Current {
-    /// Adds an existing User.
-    pub fn add_user(&mut self, name: &str, spec: &Value) {
+    /// Adds an existing User. `owned` contains the fields of `spec` that imports applied, in the notation of
+    /// `managedFields`.
+    pub fn add_user(&mut self, name: &str, spec: &Value, owned: &Value) {
         add(&mut self.users, name, &spec["groups"]);
+        if control::owns(owned, "groups") {
+            self.own_groups.insert(name.to_owned());
+        }
     }
 
     /// Adds an existing Group.
@@ -91,6 +98,10 @@ impl Current {
 
     pub(super) fn of_user(&self, name: &str) -> &[String] {
         self.users.get(name).map(Vec::as_slice).unwrap_or_default()
+    }
+
+    pub(super) fn owns_groups(&self, user: &str) -> bool {
+        self.own_groups.contains(user)
     }
 
     pub(super) fn accepts(&self, group: &str) -> bool {

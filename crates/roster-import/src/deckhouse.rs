@@ -27,6 +27,7 @@ pub(super) fn read(bytes: &[u8]) -> Input {
             _ => input.reject(object.place, "must be a User or Group of deckhouse.io"),
         }
     }
+    input.describes_memberships = !groups.is_empty();
     // Groups are identified by `spec.name`, not by `metadata.name`.
     let indexes: HashMap<String, usize> =
         groups.iter().enumerate().map(|(index, object)| (group_name(&object.value).to_owned(), index)).collect();

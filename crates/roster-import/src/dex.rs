@@ -31,6 +31,8 @@ pub(super) fn read(bytes: &[u8]) -> Input {
         input.reject(stranger.place, reason);
         return input;
     }
+    // A Password that names no group may be of a Dex without groups of local users.
+    input.describes_memberships = passwords.iter().any(|object| object.value.get("groups").is_some());
     for object in &passwords {
         user(object, &mut input);
     }

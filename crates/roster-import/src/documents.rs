@@ -28,6 +28,8 @@ pub(super) struct Container {
     pub place: Place,
     /// Value of the field that names the object.
     pub name: String,
+    /// Whether the field `enabled` is false.
+    pub is_disabled: bool,
     /// Lists by field name.
     pub lists: BTreeMap<String, Vec<Located>>,
 }
@@ -78,27 +80,31 @@ impl<'a> Text<'a> {
         found
     }
 
-    /// Returns the rows of tables, with the name of their table: `{"users": […], "groups": […]}`.
-    pub(super) fn tables(&self, input: &mut Input) -> Vec<(String, Located)> {
-        let mut rows = Vec::new();
+    /// Returns the rows of the tables with these names: `{"users": […], "groups": […]}`. Other fields are ignored.
+    pub(super) fn tables(&self, names: &[&str], input: &mut Input) -> Vec<(String, Vec<Located>)> {
+        let mut all = Vec::new();
         for raw in self.json(input) {
             match serde_json::from_str::<BTreeMap<String, &RawValue>>(raw.get()) {
                 Ok(tables) => {
-                    for (name, table) in tables.into_iter().filter(|(_, table)| table.get().starts_with('[')) {
-                        let mut found = Vec::new();
-                        self.unfold(table, &mut found, input);
-                        rows.extend(found.into_iter().map(|row| (name.clone(), row)));
+                    for (name, table) in tables.into_iter().filter(|(name, _)| names.contains(&name.as_str())) {
+                        if !table.get().starts_with('[') {
+                            input.reject(self.place_of(table.get()), format!("{name}: must be an array of rows"));
+                            continue;
+                        }
+                        let mut rows = Vec::new();
+                        self.unfold(table, &mut rows, input);
+                        all.push((name, rows));
                     }
                 }
                 Err(_) => input
                     .reject(self.place_of(raw.get()), "is not an object that contains tables, such as {\"user\": […]}"),
             }
         }
-        rows
+        all
     }
 
     /// Returns the objects that contain one of the given lists, including those in an array. Other fields are ignored,
-    /// except the field `name`, which names the object.
+    /// except the field `name`, which names the object, and `enabled`.
     pub(super) fn containers(&self, name: &str, lists: &[&str], input: &mut Input) -> Vec<Container> {
         let (mut containers, mut objects) = (Vec::new(), Vec::new());
         for raw in self.json(input) {
@@ -115,7 +121,8 @@ impl<'a> Text<'a> {
                 continue;
             }
             let name = fields.get(name).and_then(|name| serde_json::from_str(name.get()).ok()).unwrap_or_default();
-            let mut container = Container { place, name, lists: BTreeMap::new() };
+            let is_disabled = fields.get("enabled").is_some_and(|enabled| enabled.get() == "false");
+            let mut container = Container { place, name, is_disabled, lists: BTreeMap::new() };
             for list in lists {
                 let Some(raw) = fields.get(*list) else { continue };
                 let mut found = Vec::new();
@@ -196,15 +203,26 @@ impl<'a> Text<'a> {
                 return input.reject(place, "is not YAML");
             }
         };
+        let is_truncated = value.get("items").is_some() && value.get("kind").is_none();
         let items = match value.get_mut("items") {
             Some(Value::Array(items)) => std::mem::take(items),
+            Some(Value::Null) if is_truncated => Vec::new(),
             _ => match value {
                 Value::Array(items) => items,
                 value => vec![value],
             },
         };
         let places = self.items_of(begin, end).filter(|places| places.len() == items.len());
-        for (index, value) in items.into_iter().enumerate() {
+        // kubectl writes the kind of a list after its items.
+        let complete = if is_truncated { items.len().saturating_sub(1) } else { items.len() };
+        if is_truncated {
+            input.unclear.all = true;
+            let place = places.as_ref().and_then(|places| places.last().copied()).unwrap_or(self.place(first));
+            let reason = "the list has no kind, so its end is missing: export it again. The last item is not imported, and no \
+                          existing User is removed from a Group by this import";
+            input.reject(place, reason);
+        }
+        for (index, value) in items.into_iter().enumerate().take(complete) {
             let place = places.as_ref().map_or_else(|| self.place(first), |places| places[index]);
             if value.is_object() {
                 found.push(Located { place, value });

@@ -3,12 +3,15 @@
 use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::hash::{BuildHasher, RandomState};
+use std::sync::Arc;
 
+use roster_credentials::claim::fold;
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::{Map, Value};
 
 use super::hashes;
 use super::names;
+use super::naming;
 use super::rules::Fault;
 
 /// Position in the imported files.
@@ -87,7 +90,7 @@ impl SourceId {
 
 /// Maximum number of items that the CRDs accept in a list that an import fills item by item. The drafts hold one more, so
 /// that the CRD rejects them: each new item is compared with all others.
-const MAX_ITEMS: usize = 256;
+pub(super) const MAX_ITEMS: usize = 256;
 
 /// Reference to a group of the source.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -108,14 +111,18 @@ impl GroupRef {
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Unclear {
     pub(super) groups: HashSet<SourceId>,
+    /// Further groups, in sets that many people share.
+    pub(super) shared: Vec<Arc<HashSet<SourceId>>>,
     /// Whether the membership in any group that the file does not describe is unclear: a part of the file that may have
     /// described it can't be read.
     pub(super) others: bool,
+    /// Whether every membership is unclear: the source does not describe memberships, or is incomplete.
+    pub(super) all: bool,
 }
 
 impl Unclear {
     pub(super) fn is_empty(&self) -> bool {
-        self.groups.is_empty() && !self.others
+        self.groups.is_empty() && self.shared.iter().all(|groups| groups.is_empty()) && !self.others && !self.all
     }
 }
 
@@ -227,6 +234,16 @@ impl UserDraft {
         }
     }
 
+    /// Removes an email address, in any letter case. Another one becomes the primary address.
+    pub(super) fn remove_email(&mut self, email: &str) {
+        let emails = self.emails();
+        self.spec.remove("email");
+        self.spec.remove("additionalEmails");
+        for other in emails.iter().filter(|other| fold(other) != fold(email)) {
+            self.add_email(other);
+        }
+    }
+
     /// Sets the hash. Empty text means that there is none.
     pub fn set_hash(&mut self, hash: &str) {
         self.credential = (!hash.is_empty()).then(|| Credential::Hash(hash.into()));
@@ -312,6 +329,8 @@ pub struct Input {
     pub warnings: Vec<Rejected>,
     /// Groups that may have further members.
     pub(super) unclear: Unclear,
+    /// Whether the source describes memberships, even if it has none. If it does not, all of them are unclear.
+    pub(super) describes_memberships: bool,
     /// Whether the format has nothing but names, so that two entries without an identifier and with the same name are the
     /// same user.
     pub(super) has_only_names: bool,
@@ -370,16 +389,47 @@ impl Input {
         self.unclear.groups.extend(self.groups.iter().map(|group| group.id.clone()));
     }
 
-    /// Returns whether the source leaves any membership unclear.
+    /// Moves the names of Groups from each `spec` into group references.
+    pub(super) fn refer_to_groups(&mut self) {
+        for group in &mut self.groups {
+            for name in take_names(&mut group.spec, "memberGroups") {
+                group.nest(GroupRef::named(&name));
+            }
+        }
+        for person in &mut self.users {
+            for name in take_names(&mut person.spec, "groups") {
+                person.join(GroupRef::named(&name));
+            }
+        }
+    }
+
+    /// Returns whether the source leaves any membership unclear, or has a group that gets no name. Existing memberships must
+    /// be known then, because Users and Groups keep them.
     pub fn is_unclear(&self) -> bool {
-        let people = self.users.iter().any(|person| !person.unclear.is_empty());
-        people || !self.unclear.is_empty() || self.groups.iter().any(|group| !group.unclear.is_empty())
+        let is_unclear = |person: &UserDraft| !person.unclear.is_empty() || !person.claimed.is_empty();
+        !self.unclear.is_empty()
+            || self.users.iter().any(is_unclear)
+            || self.groups.iter().any(|group| !group.unclear.is_empty())
+            || naming::has_unusable(self)
     }
 
     /// Rejects a line.
     pub fn reject(&mut self, place: Place, reason: impl Into<String>) {
         self.rejected.push(Rejected::line(place, reason));
     }
+}
+
+/// Removes a list of names from a spec and returns it. Leaves an empty list in place, and a list with items that are
+/// not strings, which the CRD rejects.
+fn take_names(spec: &mut Map<String, Value>, field: &str) -> Vec<String> {
+    let items = spec.get(field).and_then(Value::as_array);
+    let names: Option<Vec<String>> =
+        items.and_then(|items| items.iter().map(|item| item.as_str().map(str::to_owned)).collect());
+    let names = names.unwrap_or_default();
+    if !names.is_empty() {
+        spec.remove(field);
+    }
+    names
 }
 
 /// Sets the field at a dot-separated path. Empty text and null are ignored.

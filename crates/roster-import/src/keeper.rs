@@ -32,6 +32,10 @@ impl<'a> Keeper<'a> {
 
     /// Adds the Groups that the User keeps to its `spec`. Returns the names of those that were added.
     pub(super) fn user(&self, person: &mut UserDraft, name: &str) -> Vec<String> {
+        // A list that the manifest does not have stays as it is, unless imports own it.
+        if !person.spec.contains_key("groups") && !self.current.owns_groups(name) {
+            return Vec::new();
+        }
         let memberships = self.names.memberships(&person.groups, &person.unclear, self.of_all);
         let kept = self.current.of_user(name).iter().filter(|group| memberships.keeps(group));
         extend(&mut person.spec, "groups", kept)
@@ -40,7 +44,8 @@ impl<'a> Keeper<'a> {
     /// Adds the nested Groups that the Group keeps to its `spec`.
     pub(super) fn group(&mut self, group: &mut GroupDraft, name: &str) {
         let is_described = self.names.is_declared(&group.id);
-        let has_more = self.unclear.groups.contains(&group.id) || self.unclear.others && !is_described;
+        let has_more =
+            self.unclear.all || self.unclear.groups.contains(&group.id) || self.unclear.others && !is_described;
         let memberships = self.names.memberships(&group.member_groups, &group.unclear, &UnclearOfAll::default());
         let kept = self.current.of_group(name).iter().filter(|nested| has_more || memberships.keeps(nested));
         for nested in extend(&mut group.spec, "memberGroups", kept) {

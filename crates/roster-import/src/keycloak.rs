@@ -25,7 +25,8 @@ enum CredentialError {
 
 /// Reads users and the tree of groups. Roles are not imported: RoleBindings define the permissions in this cluster.
 pub(super) fn read(bytes: &[u8]) -> Input {
-    let mut input = Input::default();
+    // Each user describes its own memberships.
+    let mut input = Input { describes_memberships: true, ..Input::default() };
     let Some(text) = Text::new(bytes, &mut input) else { return input };
     let realms = text.containers("realm", &[USERS, GROUPS], &mut input);
     // Groups are read before users, so that the order of the files does not matter.
@@ -36,10 +37,14 @@ pub(super) fn read(bytes: &[u8]) -> Input {
         }
     }
     paths.reject_shared_identities(&mut input);
+    let disabled: HashSet<&str> =
+        realms.iter().filter(|realm| realm.is_disabled).map(|realm| realm.name.as_str()).collect();
     for realm in &realms {
-        for object in realm.lists.get(USERS).into_iter().flatten() {
-            user(&realm.name, object, &paths, &mut input);
+        let users = || realm.lists.get(USERS).into_iter().flatten();
+        for object in users() {
+            user(&realm.name, disabled.contains(&*realm.name), object, &paths, &mut input);
         }
+        report_missing_groups(users(), &mut input);
     }
     let has_users = |realm: &Container| realm.lists.contains_key(USERS);
     if let Some(first) = realms.first().filter(|_| !realms.iter().any(has_users)) {
@@ -48,6 +53,23 @@ pub(super) fn read(bytes: &[u8]) -> Input {
         input.reject(first.place, reason);
     }
     input
+}
+
+/// Warns of users without a list of groups, which kc.sh always writes.
+fn report_missing_groups<'a>(users: impl Iterator<Item = &'a Located>, input: &mut Input) {
+    let mut without = users.filter(|object| !object.value[GROUPS].is_array() && !is_service_account(&object.value));
+    let Some(first) = without.next() else { return };
+    let reason = format!(
+        "users without a list of groups: {}. Use kc.sh export, which writes the list of each user. None of them is removed \
+         from a Group by this import",
+        without.count() + 1
+    );
+    input.warnings.push(Rejected { place: first.place, who: String::new(), field: GROUPS.to_owned(), reason });
+}
+
+/// Returns whether the user is the account of a client, which is not imported.
+fn is_service_account(value: &Value) -> bool {
+    value["serviceAccountClientId"].as_str().is_some_and(|client| !client.is_empty())
 }
 
 /// Groups of the file by realm and path. Users name groups by their paths.
@@ -148,11 +170,11 @@ fn last_name(path: &str) -> String {
     text.rsplit('/').next().unwrap_or_default().replace('\0', "/")
 }
 
-fn user(realm: &str, object: &Located, paths: &Paths, input: &mut Input) {
+/// Reads a user. In a disabled realm, no one can log in.
+fn user(realm: &str, is_disabled: bool, object: &Located, paths: &Paths, input: &mut Input) {
     let value = &object.value;
     let text = |field: &str| value[field].as_str().unwrap_or_default();
-    // Service accounts of clients are not users.
-    if !text("serviceAccountClientId").is_empty() {
+    if is_service_account(value) {
         return;
     }
     let mut person = UserDraft::new(object.place, text("username"));
@@ -164,7 +186,7 @@ fn user(realm: &str, object: &Located, paths: &Paths, input: &mut Input) {
     person.set("lastName", text("lastName"));
     person.set("displayName", format!("{} {}", text("firstName"), text("lastName")).trim());
     person.set("language", value["attributes"]["locale"][0].as_str().unwrap_or_default());
-    if value["enabled"] == false {
+    if is_disabled || value["enabled"] == false {
         person.set("state", "Disabled");
     }
     let mut actions = value["requiredActions"].as_array().into_iter().flatten();
@@ -178,7 +200,31 @@ fn user(realm: &str, object: &Located, paths: &Paths, input: &mut Input) {
         }
         person.add("identities", json!({"type": provider, "id": id}));
     }
-    for path in value[GROUPS].as_array().into_iter().flatten().filter_map(Value::as_str) {
+    join_groups(realm, object, paths, &mut person, input);
+    let mut credentials = value["credentials"].as_array().into_iter().flatten();
+    if let Some(password) = credentials.find(|credential| credential["type"] == "password") {
+        set_password(password, &mut person);
+    }
+    input.add_user(person);
+}
+
+/// Reads the groups of a user. What cannot be read may be any group.
+fn join_groups(realm: &str, object: &Located, paths: &Paths, person: &mut UserDraft, input: &mut Input) {
+    let Some(list) = object.value[GROUPS].as_array() else {
+        person.unclear.all = true;
+        return;
+    };
+    let who = person.login().to_owned();
+    let mut reject = |reason: String| {
+        let (place, who, field) = (object.place, who.clone(), GROUPS.to_owned());
+        input.rejected.push(Rejected { place, who, field, reason });
+    };
+    for item in list {
+        let Some(path) = item.as_str() else {
+            person.unclear.all = true;
+            reject("must be a list of paths".to_owned());
+            continue;
+        };
         match paths.find(realm, path) {
             Ok(group) => person.join(group),
             Err(error) => {
@@ -186,20 +232,10 @@ fn user(realm: &str, object: &Located, paths: &Paths, input: &mut Input) {
                     [] => person.unclear.others = true,
                     groups => person.unclear.groups.extend(groups.iter().map(|group| group.id.clone())),
                 }
-                input.rejected.push(Rejected {
-                    place: object.place,
-                    who: person.login().to_owned(),
-                    field: GROUPS.to_owned(),
-                    reason: format!("{path} {error}"),
-                });
+                reject(format!("{path} {error}"));
             }
         }
     }
-    let mut credentials = value["credentials"].as_array().into_iter().flatten();
-    if let Some(password) = credentials.find(|credential| credential["type"] == "password") {
-        set_password(password, &mut person);
-    }
-    input.add_user(person);
 }
 
 fn set_password(credential: &Value, person: &mut UserDraft) {
@@ -395,5 +431,15 @@ mod tests {
         set_password(&json!({"type": "password", "value": "hunter2", "temporary": true}), &mut person);
         assert!(matches!(person.credential, Some(Credential::Plain(_))));
         assert_eq!(person.spec["requirePasswordChange"], true);
+    }
+
+    #[test]
+    fn the_users_of_a_disabled_realm_are_disabled() {
+        let users = json!({"realm": "x", "users": [{"id": "1", "username": "ada", "enabled": true, "groups": []}]});
+        for (enabled, expected) in [(json!(false), Some(json!("Disabled"))), (json!(true), None)] {
+            let realm = json!({"realm": "x", "enabled": enabled, "groups": []});
+            let input = read(format!("{users}\n{realm}\n").as_bytes());
+            assert_eq!(input.users[0].spec.get("state"), expected.as_ref());
+        }
     }
 }

@@ -33,6 +33,8 @@ pub(super) fn read(bytes: &[u8]) -> Input {
             _ => input.reject(object.place, "must be a User, Group or GroupBinding of iam.kubesphere.io"),
         }
     }
+    let has_groups = |person: &UserDraft| !person.groups.is_empty();
+    input.describes_memberships = !bindings.is_empty() || input.users.iter().any(has_groups);
     nest(&mut input);
     bind(&bindings, &mut input);
     if !is_complete {

@@ -56,7 +56,7 @@ mod text;
 mod ties;
 pub mod write;
 
-use draft::{Input, Place};
+use draft::{Input, Place, Rejected};
 use rules::Rules;
 
 /// Format to import.
@@ -109,6 +109,21 @@ impl Format {
     /// Returns whether the entries of a file have nothing but names. JSON and YAML can have the annotation of an import.
     fn has_only_names(self) -> bool {
         matches!(self, Self::Csv | Self::Json | Self::Yaml | Self::Htpasswd | Self::Passwd)
+    }
+
+    /// Returns what a file without memberships needs, or `None` if such files are usual.
+    fn memberships(self) -> Option<&'static str> {
+        match self {
+            Self::Csv | Self::Json | Self::Yaml | Self::Htpasswd | Self::Dex => None,
+            Self::Ldif => Some("export the groups with their members, or memberOf, as well"),
+            Self::Openstack => Some("the table user_group_membership is missing"),
+            Self::Kubesphere => Some("export the groupbindings.iam.kubesphere.io as well"),
+            Self::Rancher => Some("export the userattributes.management.cattle.io as well"),
+            Self::Keycloak => Some("kc.sh export writes the groups of each user"),
+            Self::Openshift => Some("export the groups.user.openshift.io as well"),
+            Self::Deckhouse => Some("export the groups.deckhouse.io as well"),
+            Self::Passwd => Some("give --group-file"),
+        }
     }
 
     /// Returns what a file of this format contains, for messages.
@@ -167,6 +182,10 @@ pub fn read(format: Format, source: &Source, rules: &Rules) -> Input {
         Format::Passwd => passwd::read(main, group, shadow, source.min_uid),
     };
     input.has_only_names = format.has_only_names();
+    input.refer_to_groups();
+    if !input.describes_memberships && !input.users.is_empty() {
+        lose_memberships(format, &mut input);
+    }
     if input.is_empty() && input.rejected.is_empty() {
         input.reject(
             Place::line(1),
@@ -174,6 +193,17 @@ pub fn read(format: Format, source: &Source, rules: &Rules) -> Input {
         );
     }
     input
+}
+
+/// Makes all memberships unclear: a file that does not describe them must not take them away.
+fn lose_memberships(format: Format, input: &mut Input) {
+    input.unclear.all = true;
+    let Some(missing) = format.memberships() else { return };
+    let place = input.users.iter().map(|person| person.place).min().unwrap_or_default();
+    let reason = format!(
+        "this file does not say who is in which group: {missing}. No existing User is removed from a Group by this import"
+    );
+    input.warnings.push(Rejected { place, who: String::new(), field: "groups".to_owned(), reason });
 }
 
 #[cfg(test)]

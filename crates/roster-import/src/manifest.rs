@@ -25,6 +25,10 @@ pub(super) fn read(bytes: &[u8]) -> Input {
             secret(object, &mut secrets, &mut input);
         }
     }
+    input.describes_memberships = objects.iter().any(|object| {
+        let Located { value, .. } = object;
+        value["kind"] == "Group" || value.get("groups").is_some() || value["spec"].get("groups").is_some()
+    });
     for object in objects {
         let kind = (object.value["apiVersion"].as_str(), object.value["kind"].as_str());
         match kind {

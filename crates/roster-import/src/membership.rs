@@ -4,6 +4,9 @@
 //! the same GID. If this counted as no, they could strip others of their roles. If it counted as yes, they could become
 //! members. So an import neither grants nor removes a membership that is unclear. A User that has it keeps it.
 //!
+//! A file may also say nothing about memberships at all, because it was exported without them. It says no only if it
+//! describes memberships.
+//!
 //! The reverse holds as well: a membership that the source clearly ended is removed, even if the rest of the entry is
 //! rejected.
 
@@ -24,6 +27,10 @@ const MAX_NAMED: usize = 3;
 pub struct Memberships {
     /// Groups that the source names, and those that it leaves unclear for this person or group.
     groups: BTreeSet<String>,
+    /// Further Groups, in sets that many people share.
+    shared: Vec<Arc<HashSet<String>>>,
+    /// Whether all memberships are unclear.
+    all: bool,
     /// Groups that it leaves unclear for all. Shared, because there may be many of them, and of people.
     of_all: Arc<HashSet<String>>,
     /// Names of the Groups that the file describes, if the membership in any other Group is unclear.
@@ -31,17 +38,27 @@ pub struct Memberships {
 }
 
 impl Memberships {
+    /// `groups` and `shared` are unclear for this person or group. `described` is set if all Groups that the file does not
+    /// describe are unclear as well.
     pub(super) fn new(
         groups: BTreeSet<String>,
-        of_all: Arc<HashSet<String>>,
+        shared: Vec<Arc<HashSet<String>>>,
         described: Option<Arc<HashSet<String>>>,
+        of_all: &UnclearOfAll,
     ) -> Self {
-        Self { groups, of_all, described }
+        Self { groups, shared, all: of_all.all, of_all: Arc::clone(&of_all.names), described }
+    }
+
+    /// Makes all memberships unclear.
+    pub(super) fn with_all(self, all: bool) -> Self {
+        Self { all: self.all || all, ..self }
     }
 
     /// Returns whether the User keeps a membership that it has.
     pub(super) fn keeps(&self, group: &str) -> bool {
-        self.groups.contains(group)
+        self.all
+            || self.groups.contains(group)
+            || self.shared.iter().any(|groups| groups.contains(group))
             || self.of_all.contains(group)
             || self.described.as_ref().is_some_and(|described| !described.contains(group))
     }
@@ -49,6 +66,8 @@ impl Memberships {
     /// Adds what another entry of the same person keeps.
     pub(super) fn unite(&mut self, other: &Self) {
         self.groups.extend(other.groups.iter().cloned());
+        self.shared.extend(other.shared.iter().cloned());
+        self.all |= other.all;
         self.described = self.described.take().or_else(|| other.described.clone());
     }
 }
@@ -59,6 +78,8 @@ pub(super) struct UnclearOfAll {
     pub(super) names: Arc<HashSet<String>>,
     /// Whether this applies to all Groups that the file does not describe.
     pub(super) others: bool,
+    /// Whether this applies to all Groups.
+    pub(super) all: bool,
 }
 
 /// Returns the texts in a list.
@@ -114,7 +135,11 @@ pub(super) fn make_unclear(input: &mut Input, groups: &HashSet<SourceId>) {
         let taken = list.extract_if(.., |group| groups.contains(&group.id)).map(|group| group.id);
         unclear.groups.extend(taken);
     };
-    input.users.iter_mut().for_each(|person| take(&mut person.groups, &mut person.unclear));
+    for person in &mut input.users {
+        take(&mut person.groups, &mut person.unclear);
+        let claimed = person.claimed.extract_if(.., |(group, _)| groups.contains(&group.id));
+        person.unclear.groups.extend(claimed.map(|(group, _)| group.id));
+    }
     input.groups.iter_mut().for_each(|group| take(&mut group.member_groups, &mut group.unclear));
 }
 

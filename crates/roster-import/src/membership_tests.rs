@@ -13,7 +13,7 @@ fn plan(format: Format, text: &str, users: &[(&str, &str, &[&str])], groups: &[(
     for (name, source, groups) in users {
         let spec = json!({"groups": groups});
         options.known_users.add(source, name, None, KnownUser::new(name, &spec));
-        options.current.add_user(name, &spec);
+        options.current.add_user(name, &spec, &json!({"f:groups": {}}));
     }
     options.known_groups = groups.iter().map(|(name, id)| ((*id).to_owned(), (*name).to_owned())).collect();
     let source = Source { main: text.as_bytes().to_vec(), ..Source::default() };
@@ -240,4 +240,173 @@ fn a_membership_beyond_the_maximum_is_kept() {
     let text = json!({"realm": "x", "groups": groups, "users": [user]}).to_string();
     let plan = plan(Format::Keycloak, &text, &[], &[("admins", "keycloak:x:399")]);
     assert_eq!(restricted(&plan, "keycloak:x/1", "ada", &json!(["admins", "gone"])), json!(["admins"]));
+}
+
+/// Anyone who may create or rename groups could otherwise have the people whom they list rejected.
+#[rstest]
+#[case::no_letter("---", "must contain a letter or digit")]
+#[case::reserved("system:masters", "names with the prefix system: are reserved")]
+fn a_group_without_a_usable_name_costs_its_members_nothing_else(#[case] name: &str, #[case] says: &str) {
+    let hostile =
+        format!("dn: cn=x,dc=x\nobjectClass: group\ncn: {name}\nmember: uid=ada,dc=x\nmember: uid=bob,dc=x\n");
+    let parent = "dn: cn=all,dc=x\nobjectClass: group\ncn: all\nmember: cn=x,dc=x\nmember: uid=ada,dc=x\n";
+    let text = [&person("uid=ada", "ada"), &person("uid=bob", "bob"), &*hostile, parent].join("\n");
+    let users: &[(&str, &str, &[&str])] = &[("ada", "ldap:uid=ada,dc=x", &["old"]), ("bob", "ldap:uid=bob,dc=x", &[])];
+    for known in [&[][..], &[("old", "ldap:cn=x,dc=x")]] {
+        let plan = plan(Format::Ldif, &text, users, known);
+        // The Group of an earlier import keeps the members that it has.
+        let expected = if known.is_empty() { json!(["all"]) } else { json!(["all", "old"]) };
+        assert_eq!(groups_of(&plan, "ada"), Some(expected));
+        assert_eq!(groups_of(&plan, "bob"), Some(Value::Null));
+        assert_eq!(item(&plan, Kind::Group, "all").unwrap().get("memberGroups"), None);
+        let [rejected] = &plan.rejected[..] else { panic!("{:?}", plan.rejected) };
+        assert!(rejected.field == "metadata.name" && rejected.reason.contains(says), "{rejected:?}");
+    }
+    // The file does not describe the group, and it has no Group.
+    let realm = json!({"realm": "x", "users": [
+        {"id": "1", "username": "ada", "groups": ["/---", "/b"]}, {"id": "2", "username": "bob", "groups": ["/---"]}]});
+    let plan = plan(Format::Keycloak, &realm.to_string(), &[], &[]);
+    assert_eq!((groups_of(&plan, "ada"), groups_of(&plan, "bob")), (Some(json!(["b"])), Some(Value::Null)));
+    let [rejected] = &plan.rejected[..] else { panic!("{:?}", plan.rejected) };
+    assert_eq!((&*rejected.who, &*rejected.field), ("---", "spec.groups"));
+}
+
+#[test]
+fn existing_memberships_are_read_if_a_group_gets_no_name_or_a_username_is_claimed() {
+    let is_unclear = |format: Format, text: &str| {
+        let source = Source { main: text.as_bytes().to_vec(), ..Source::default() };
+        read(format, &source, &Rules::default()).is_unclear()
+    };
+    for (groups, expected) in [("ops", false), ("---", true), ("a b;a:b", true), ("a b;a-b", true)] {
+        assert_eq!(is_unclear(Format::Csv, &format!("username,groups\nada,{groups}\n")), expected, "{groups}");
+    }
+    let claimed = [person("uid=ada", "ada"), person("uid=eve", "ada"), group("cn=admins", "memberUid: ada\n")];
+    assert!(is_unclear(Format::Ldif, &claimed.join("\n")));
+}
+
+/// Otherwise, someone could choose a name from which that of another Group is derived, and that comes first.
+#[test]
+fn the_group_with_the_name_gets_the_group() {
+    let csv = "username,groups\nada,admins\neve,-Admins;ops\n";
+    let found = plan(Format::Csv, csv, &[], &[]);
+    assert_eq!((groups_of(&found, "ada"), groups_of(&found, "eve")), (Some(json!(["admins"])), Some(json!(["ops"]))));
+    assert!(found.rejected[0].reason.starts_with("-Admins and admins on line 2 would both be the Group admins"));
+    // None of them has the name.
+    let found = plan(Format::Csv, "username,groups\nada,_admins\neve,-admins\n", &[("ada", "x:1", &["admins"])], &[]);
+    assert_eq!((groups_of(&found, "ada"), groups_of(&found, "eve")), (Some(json!(["admins"])), Some(Value::Null)));
+    assert_eq!(found.rejected.len(), 2);
+}
+
+/// A file that was exported without memberships would otherwise take the roles of all people before any consent.
+#[rstest]
+#[case::ldif(Format::Ldif, person("uid=ada", "ada"), "ldap:uid=ada,dc=x")]
+#[case::ldif_ended_early(Format::Ldif, person("uid=ada", "ada") + "\n" + &group("cn=admins", "member: uid=bob,dc=x\n")
+    + "\nsearch: 2\nresult: 4 Size limit exceeded\n", "ldap:uid=ada,dc=x")]
+#[case::api_response(Format::Openstack, json!({"users": [{"id": "1", "name": "ada"}]}).to_string(), "keystone:1")]
+#[case::no_membership_table(Format::Openstack, json!({"user": [{"id": "1", "name": "ada"}],
+    "group": [{"id": "g", "name": "admins"}]}).to_string(), "keystone:1")]
+#[case::no_array(Format::Openstack, json!({"user": [{"id": "1", "name": "ada"}], "user_group_membership": {}}).to_string(), "keystone:1")]
+#[case::sql(Format::Openstack, "CREATE TABLE `user` (`id` text, `name` text);\nINSERT INTO `user` VALUES ('1','ada');\n".to_owned(), "keystone:1")]
+#[case::rancher(Format::Rancher, object("management.cattle.io/v3", "User", ""), "rancher:ada")]
+#[case::openshift(Format::Openshift, object("user.openshift.io/v1", "User", ""), "openshift:ada")]
+#[case::deckhouse(Format::Deckhouse, object("deckhouse.io/v1", "User", ""), "deckhouse:ada")]
+#[case::kubesphere(Format::Kubesphere, object("iam.kubesphere.io/v1", "User", "") + &object("iam.kubesphere.io/v1", "Group", ""), "kubesphere:ada")]
+#[case::keycloak(Format::Keycloak, realm(&json!(null)), "keycloak:x/1")]
+#[case::keycloak_map(Format::Keycloak, realm(&json!({"a": 1})), "keycloak:x/1")]
+#[case::keycloak_item(Format::Keycloak, realm(&json!([["/admins"]])), "keycloak:x/1")]
+#[case::truncated(Format::Openshift, "apiVersion: v1\nitems:\n".to_owned()
+    + "- {apiVersion: user.openshift.io/v1, kind: User, metadata: {name: ada}}\n"
+    + "- {apiVersion: user.openshift.io/v1, kind: Group, metadata: {name: admins}}\n"
+    + "- {apiVersion: user.openshift.io/v1, kind: Group, metadata: {name: b}}\n", "openshift:ada")]
+#[case::dex(Format::Dex, object("dex.coreos.com/v1", "Password", "userID: '1'\nusername: ada\n"), "dex:1")]
+fn a_file_without_memberships_removes_none(#[case] format: Format, #[case] text: String, #[case] id: &str) {
+    let found = plan(format, &text, &[("ada", id, &["admins"])], &[]);
+    assert_eq!(groups_of(&found, "ada"), Some(json!(["admins"])), "{:?}", found.rejected);
+    assert_eq!(restricted(&found, id, "ada", &json!(["admins", "b"])), json!(["admins", "b"]));
+    assert!(format == Format::Dex || found.rejected.len() + found.warnings.len() > 0);
+    assert!(!groups_of(&plan(format, &text, &[("ada", id, &[])], &[]), "ada").unwrap().is_array());
+}
+
+/// Returns an object in YAML with the name `ada` and these fields.
+fn object(version: &str, kind: &str, more: &str) -> String {
+    format!("apiVersion: {version}\nkind: {kind}\nmetadata: {{name: ada}}\n{more}---\n")
+}
+
+fn realm(groups: &Value) -> String {
+    json!({"realm": "x", "users": [{"id": "1", "username": "ada", "groups": groups}]}).to_string()
+}
+
+#[rstest]
+#[case(Format::Ldif, person("uid=ada", "ada") + "\n" + &group("cn=admins", "") + "\nsearch: 2\nresult: 0 Success\n", "ldap:uid=ada,dc=x")]
+#[case(Format::Openstack, json!({"user": [{"id": "1", "name": "ada"}], "user_group_membership": []}).to_string(), "keystone:1")]
+#[case(Format::Openstack, "CREATE TABLE `user` (`id` text, `name` text);\nINSERT INTO `user` VALUES ('1','ada');\n\
+    CREATE TABLE `user_group_membership` (`user_id` text);\n".to_owned(), "keystone:1")]
+#[case(Format::Rancher, object("management.cattle.io/v3", "User", "") + &object("management.cattle.io/v3", "UserAttribute", ""), "rancher:ada")]
+#[case(Format::Keycloak, realm(&json!([])), "keycloak:x/1")]
+#[case(Format::Dex, object("dex.coreos.com/v1", "Password", "userID: '1'\nusername: ada\ngroups: []\n"), "dex:1")]
+fn a_file_that_describes_memberships_removes_others(#[case] format: Format, #[case] text: String, #[case] id: &str) {
+    let found = plan(format, &text, &[("ada", id, &["admins"])], &[]);
+    assert_eq!((groups_of(&found, "ada"), found.rejected.len()), (Some(Value::Null), 0), "{:?}", found.rejected);
+    assert_eq!(restricted(&found, id, "ada", &json!(["admins"])), json!([]));
+    assert_eq!(found.warnings, []);
+}
+
+/// A list in which other field managers put Groups stays as it is.
+#[test]
+fn names_alone_change_no_memberships() {
+    let csv = |text: &str| groups_of(&plan(Format::Csv, text, &[("ada", "x", &["ops"])], &[]), "ada").unwrap();
+    assert_eq!(csv("username,zone\nada,eu\n"), json!(["ops"]));
+    assert_eq!(csv("username,groups\nada,\n"), Value::Null);
+    let yaml = |text: &str| groups_of(&plan(Format::Yaml, text, &[("ada", "x", &["ops"])], &[]), "ada").unwrap();
+    assert_eq!(yaml("username: ada\n"), json!(["ops"]));
+    assert_eq!(yaml("username: ada\ngroups: []\n"), json!([]));
+    let mut options = Options::default();
+    options.current.add_user("ada", &json!({"groups": ["ops"]}), &json!({"f:email": {}}));
+    let rules = Rules::default();
+    let source = Source { main: b"username\nada\n".to_vec(), ..Source::default() };
+    let found = assemble(read(Format::Csv, &source, &rules), &options, &rules);
+    assert_eq!((groups_of(&found, "ada"), found.kept), (Some(Value::Null), vec![]));
+}
+
+/// Otherwise, people who choose what is in their own entries could join a group that shares the GID with theirs.
+#[test]
+fn a_shared_gid_does_not_confirm_what_an_entry_names() {
+    let groups = [group("cn=other", "gidNumber: 7\n"), group("cn=admins", "gidNumber: 7\nmemberUid: bob\n")];
+    let eve = person("uid=eve", "eve") + "gidNumber: 7\nmemberOf: cn=admins,dc=x\n";
+    let text = [eve, groups.join("\n")].join("\n");
+    let of = |groups: &[&str]| {
+        groups_of(&plan(Format::Ldif, &text, &[("eve", "ldap:uid=eve,dc=x", groups)], &[ADMINS]), "eve")
+    };
+    assert_eq!((of(&[]), of(&["admins"])), (Some(Value::Null), Some(json!(["admins"]))));
+}
+
+#[test]
+fn a_username_in_a_rejected_group_makes_no_member() {
+    let people = [person("uid=eve", "eve"), person("uid=eve,ou=b", "eve")].join("\n");
+    let admins = [group("cn=admins", "memberUid: eve\n"), group("cn=ａdmins", "memberUid: eve\n")].join("\n");
+    let of = |groups: &[&str]| {
+        let found =
+            plan(Format::Ldif, &format!("{people}\n{admins}"), &[("eve", "ldap:uid=eve,dc=x", groups)], &[ADMINS]);
+        assert_eq!(item(&found, Kind::Group, "admins"), None);
+        groups_of(&found, "eve")
+    };
+    assert_eq!((of(&[]), of(&["admins"])), (Some(Value::Null), Some(json!(["admins"]))));
+    // The DN of the person is that of another one.
+    let text = format!("{}\n{people}\n{}", person("uid=ｅve", "eve"), group("cn=admins", "memberUid: eve\n"));
+    let found = plan(Format::Ldif, &text, &[("eve", "ldap:uid=eve,dc=x", &[])], &[ADMINS]);
+    assert_eq!(restricted(&found, "ldap:uid=eve,dc=x", "eve", &json!(["admins"])), json!(["admins"]));
+    assert_eq!(item(&found, Kind::Group, "admins").unwrap().get("acceptDeclaredMembers"), None);
+}
+
+/// Memory must not grow with people times groups.
+#[test]
+fn people_share_the_groups_of_a_shared_gid() {
+    let people: Vec<String> =
+        (0..200).map(|id| person(&format!("uid=u{id}"), &format!("u{id}")) + "gidNumber: 7\n").collect();
+    let groups: Vec<String> = (0..200).map(|id| group(&format!("cn=g{id}"), "gidNumber: 7\n")).collect();
+    let source = Source { main: format!("{}\n{}", people.join("\n"), groups.join("\n")).into(), ..Source::default() };
+    let input = read(Format::Ldif, &source, &Rules::default());
+    let [first, others @ ..] = &input.users[..] else { panic!("people") };
+    assert!(first.unclear.groups.is_empty() && first.unclear.shared[0].len() == 200);
+    assert!(others.iter().all(|person| std::sync::Arc::ptr_eq(&person.unclear.shared[0], &first.unclear.shared[0])));
 }

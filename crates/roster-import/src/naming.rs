@@ -8,17 +8,21 @@
 //! - Other groups with an identifier of their own each get a suffix, which is a hash of the identifier. None of them gets
 //!   the name without a suffix, because the choice would depend on the other groups in the file: after another import,
 //!   members of one group could have the roles of another.
-//! - Of groups that are identified by their names, the first one in alphabetical order gets the name. The others are
-//!   rejected, because they can be renamed.
+//! - Of groups that are identified by their names, the one that has the name already, ignoring case, gets it. The others
+//!   are rejected, because they can be renamed. If none of them has the name, all of them are rejected.
+//!
+//! A group that gets no name is rejected, and its members are imported without it. Its owner chooses its name and members,
+//! and could otherwise have these people rejected. Members that its Group has already stay in it.
 //!
 //! The result does not depend on the order of the source.
 
+use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
 use sha2::{Digest, Sha256};
 
-use super::draft::{GroupRef, Input, Place, SourceId, Unclear};
+use super::draft::{GroupRef, Input, Place, Rejected, SourceId, Unclear};
 use super::membership::{Memberships, UnclearOfAll};
 use super::names::{self, MAX_LENGTH};
 
@@ -34,14 +38,35 @@ pub(super) enum NameError {
     Reserved(String),
     #[error("must contain a letter or digit, because the name of the object is derived from it")]
     NoLetter,
-    #[error("{title} and {} would both be the Group {name}: rename one of them", with_line(.other, *.line))]
-    Taken {
-        title: String,
-        other: String,
-        name: String,
-        /// Line of the other group. `None` if both are on the same line.
-        line: Option<usize>,
-    },
+    #[error("{}", .0.text())]
+    Taken(Clash),
+    /// No group gets the name.
+    #[error("{}", .0.text())]
+    Shared(Clash),
+}
+
+impl NameError {
+    /// Returns the reason, and what it means for members.
+    pub(super) fn consequence(&self) -> String {
+        format!("{self}; until then, no one becomes a member of this group")
+    }
+}
+
+/// Two groups that would have the same name.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(super) struct Clash {
+    title: String,
+    other: String,
+    name: String,
+    /// Line of the other group. `None` if both are on the same line.
+    line: Option<usize>,
+}
+
+impl Clash {
+    fn text(&self) -> String {
+        let Self { title, other, name, line } = self;
+        format!("{title} and {} would both be the Group {name}: rename one of them", with_line(other, *line))
+    }
 }
 
 fn with_line(other: &str, line: Option<usize>) -> String {
@@ -54,6 +79,8 @@ struct Mention {
     is_declared: bool,
     title: String,
     place: Place,
+    /// Field that names the group.
+    field: &'static str,
 }
 
 /// A Group that the source refers to.
@@ -76,42 +103,48 @@ pub(super) struct GroupNames<'a> {
     known: &'a BTreeMap<String, String>,
     /// Names of the Groups that the source describes.
     described: Arc<HashSet<String>>,
+    /// Names of the sets in [`Unclear::shared`], by the address of the set, which is kept so that it stays valid.
+    translated: RefCell<HashMap<*const HashSet<SourceId>, Translated>>,
 }
+
+/// Groups of the source, and the names of those that exist.
+type Translated = (Arc<HashSet<SourceId>>, Arc<HashSet<String>>);
 
 impl<'a> GroupNames<'a> {
     /// Chooses names for the groups of the source, and for those that its users and groups refer to. `known` has the
     /// names of existing Groups by their identity.
     pub(super) fn of(input: &Input, known: &'a BTreeMap<String, String>) -> Self {
-        let mut mentions = HashMap::new();
-        for group in &input.groups {
-            mention(&mut mentions, &group.reference(), group.place, true);
-            for nested in &group.member_groups {
-                mention(&mut mentions, nested, group.place, false);
-            }
-        }
-        for person in &input.users {
-            for group in &person.groups {
-                mention(&mut mentions, group, person.place, false);
-            }
-        }
+        let mentions = mentions(input);
         let names = choose(&mentions, known);
-        let mut all = Self { mentions, names, known, described: Arc::default() };
+        let mut all = Self { mentions, names, known, described: Arc::default(), translated: RefCell::default() };
         let described = all.mentions.iter().filter(|(_, mention)| mention.is_declared);
         all.described = Arc::new(described.filter_map(|(id, _)| all.existing(id).map(str::to_owned)).collect());
         all
     }
 
     /// Returns the name of the Group that the group has now or gets. The name of an existing Group is returned even if the
-    /// group was renamed and cannot be imported since.
+    /// group was renamed and cannot be imported since, or if it is not clear which group of the file it is.
     fn existing(&self, id: &SourceId) -> Option<&str> {
-        let known = || self.known.get(id.identifier()?).map(String::as_str);
-        self.names.get(id).and_then(|name| name.as_deref().ok()).or_else(known)
+        match self.names.get(id) {
+            Some(Ok(name) | Err(NameError::Shared(Clash { name, .. }))) => Some(name),
+            _ => self.known.get(id.identifier()?).map(String::as_str),
+        }
+    }
+
+    /// Returns the groups that get no name and that the source does not describe.
+    pub(super) fn unusable(&self) -> impl Iterator<Item = Rejected> {
+        self.names.iter().filter_map(|(id, name)| {
+            let (error, mention) = (name.as_ref().err()?, &self.mentions[id]);
+            let Mention { title, place, field, .. } = mention;
+            let (who, field, reason) = (title.clone(), (*field).to_owned(), error.consequence());
+            (!mention.is_declared).then_some(Rejected { place: *place, who, field, reason })
+        })
     }
 
     /// Returns the Groups whose memberships are unclear for all.
     pub(super) fn unclear_of_all(&self, unclear: &Unclear) -> UnclearOfAll {
         let existing = unclear.groups.iter().filter_map(|id| self.existing(id)).map(str::to_owned);
-        UnclearOfAll { names: Arc::new(existing.collect()), others: unclear.others }
+        UnclearOfAll { names: Arc::new(existing.collect()), others: unclear.others, all: unclear.all }
     }
 
     /// Returns the memberships that someone in `groups` keeps.
@@ -119,7 +152,17 @@ impl<'a> GroupNames<'a> {
         let ids = groups.iter().map(|group| &group.id).chain(&own.groups);
         let names = ids.filter_map(|id| self.existing(id)).map(str::to_owned).collect();
         let described = (own.others || of_all.others).then(|| Arc::clone(&self.described));
-        Memberships::new(names, Arc::clone(&of_all.names), described)
+        let shared = own.shared.iter().map(|groups| self.shared(groups)).collect();
+        Memberships::new(names, shared, described, of_all).with_all(own.all)
+    }
+
+    /// Returns the names of the existing Groups of a set that many people share. Translates each set once.
+    fn shared(&self, groups: &Arc<HashSet<SourceId>>) -> Arc<HashSet<String>> {
+        let mut translated = self.translated.borrow_mut();
+        let existing = || groups.iter().filter_map(|id| self.existing(id)).map(str::to_owned).collect();
+        let (_, names) =
+            translated.entry(Arc::as_ptr(groups)).or_insert_with(|| (Arc::clone(groups), Arc::new(existing())));
+        Arc::clone(names)
     }
 
     /// Returns all groups that have a name, sorted by it.
@@ -156,17 +199,40 @@ impl<'a> GroupNames<'a> {
     }
 }
 
-/// Records a mention of a group. A declaration takes precedence over references. Otherwise, the first name in
-/// alphabetical order is kept.
-fn mention(mentions: &mut HashMap<SourceId, Mention>, group: &GroupRef, place: Place, is_declared: bool) {
-    let new = Mention { is_declared, title: group.name.clone(), place };
-    let known = mentions.entry(group.id.clone()).or_insert_with(|| new.clone());
+/// Returns whether a group of the source gets no name.
+pub(super) fn has_unusable(input: &Input) -> bool {
+    choose(&mentions(input), &BTreeMap::new()).values().any(Result::is_err)
+}
+
+/// Returns the groups that the source declares or refers to.
+fn mentions(input: &Input) -> HashMap<SourceId, Mention> {
+    let mut mentions = HashMap::new();
+    for group in &input.groups {
+        mention(&mut mentions, &group.reference(), group.place, None);
+        for nested in &group.member_groups {
+            mention(&mut mentions, nested, group.place, Some("spec.memberGroups"));
+        }
+    }
+    for person in &input.users {
+        for group in &person.groups {
+            mention(&mut mentions, group, person.place, Some("spec.groups"));
+        }
+    }
+    mentions
+}
+
+/// Records a mention of a group, in a field or by a declaration. A declaration takes precedence over references.
+/// Otherwise, the first name in alphabetical order is kept.
+fn mention(mentions: &mut HashMap<SourceId, Mention>, group: &GroupRef, place: Place, field: Option<&'static str>) {
+    let is_declared = field.is_none();
+    let new = || Mention { is_declared, title: group.name.clone(), place, field: field.unwrap_or("metadata.name") };
+    let known = mentions.entry(group.id.clone()).or_insert_with(new);
     if is_declared && !known.is_declared {
-        *known = new;
+        *known = new();
     } else if is_declared == known.is_declared {
         known.place = known.place.min(place);
-        if new.title < known.title {
-            known.title = new.title;
+        if group.name < known.title {
+            known.title.clone_from(&group.name);
         }
     }
 }
@@ -203,19 +269,20 @@ fn choose(
     for (base, mut ids) in by_base {
         ids.sort();
         let is_shared = ids.len() > 1 || kept.contains_key(&*base);
-        let mut first = None;
+        let named: Vec<&SourceId> = ids.iter().copied().filter(|id| id.identifier().is_none()).collect();
+        let exact = named.iter().copied().find(|id| **id == SourceId::name(&base));
         for id in ids {
             let name = match id {
                 SourceId::Id(text) if is_shared => suffixed(&base, text),
-                SourceId::Name(_) if first.is_some() => {
-                    chosen.extend(first.map(|first| (id.clone(), Err(taken(mentions, id, first, &base)))));
+                SourceId::Name(_) if named.len() > 1 && exact != Some(id) => {
+                    let other = exact.unwrap_or(named[usize::from(named[0] == id)]);
+                    let clash = clash(mentions, id, other, &base);
+                    let error = if exact.is_some() { NameError::Taken(clash) } else { NameError::Shared(clash) };
+                    chosen.insert(id.clone(), Err(error));
                     continue;
                 }
                 _ => base.clone(),
             };
-            if matches!(id, SourceId::Name(_)) {
-                first = Some(id);
-            }
             by_name.entry(name).or_default().push(id);
         }
     }
@@ -224,17 +291,18 @@ fn choose(
             // A suffixed name can equal the name of another group.
             let other = (ids.len() > 1).then(|| ids[usize::from(index == 0)]);
             let other = kept.get(&*name).copied().or(other);
-            let result = other.map_or_else(|| Ok(name.clone()), |other| Err(taken(mentions, id, other, &name)));
+            let result = other
+                .map_or_else(|| Ok(name.clone()), |other| Err(NameError::Taken(clash(mentions, id, other, &name))));
             chosen.insert((*id).clone(), result);
         }
     }
     chosen
 }
 
-fn taken(mentions: &HashMap<SourceId, Mention>, id: &SourceId, other: &SourceId, name: &str) -> NameError {
+fn clash(mentions: &HashMap<SourceId, Mention>, id: &SourceId, other: &SourceId, name: &str) -> Clash {
     let (mention, other) = (&mentions[id], &mentions[other]);
     let line = (mention.place != other.place).then_some(other.place.line);
-    NameError::Taken { title: mention.title.clone(), other: other.title.clone(), name: name.to_owned(), line }
+    Clash { title: mention.title.clone(), other: other.title.clone(), name: name.to_owned(), line }
 }
 
 fn suffixed(base: &str, id: &str) -> String {

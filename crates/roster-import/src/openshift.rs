@@ -16,9 +16,10 @@ const SECRET_NAMESPACE: &str = "openshift-config";
 /// Key of an htpasswd file in its Secret.
 const HTPASSWD: &str = "htpasswd";
 
-/// Objects by kind, except Users, which are added to [`Input`] immediately.
+/// Objects by kind.
 #[derive(Default)]
 struct Objects {
+    users: Vec<Located>,
     groups: Vec<Located>,
     identities: Vec<Located>,
     /// Names of htpasswd identity providers, with their Secrets.
@@ -33,6 +34,8 @@ struct People {
     by_name: HashMap<String, usize>,
     /// By identity provider and username at that provider.
     by_identity: HashMap<(String, String), usize>,
+    /// Identities of the file that belong to no User, by provider and username.
+    orphans: HashSet<(String, String)>,
 }
 
 /// Reads Users, Groups, Identities (which have email addresses) and htpasswd files.
@@ -44,10 +47,18 @@ pub(super) fn read(bytes: &[u8]) -> Input {
     // What can't be read may be a group.
     input.unclear.others = !input.rejected.is_empty();
     for object in found {
-        sort(object, &mut objects, &mut people, &mut input);
+        sort(object, &mut objects, &mut input);
     }
+    let identities: HashMap<&str, &Value> =
+        objects.identities.iter().map(|object| (name(&object.value), &object.value)).collect();
+    for object in &objects.users {
+        user(object, &identities, &mut people, &mut input);
+    }
+    let users: HashMap<&str, &Value> =
+        objects.users.iter().rev().map(|object| (name(&object.value), &object.value)).collect();
+    input.describes_memberships = !objects.groups.is_empty();
     for object in &objects.identities {
-        identity(object, &mut people, &mut input);
+        identity(object, &users, &mut people, &mut input);
     }
     for object in &objects.groups {
         group(object, &people, &mut input);
@@ -68,11 +79,11 @@ pub(super) fn read(bytes: &[u8]) -> Input {
     input
 }
 
-fn sort(object: Located, objects: &mut Objects, people: &mut People, input: &mut Input) {
+fn sort(object: Located, objects: &mut Objects, input: &mut Input) {
     let value = &object.value;
     // `v1` is the version of OpenShift 3.
     match (value["apiVersion"].as_str().unwrap_or_default(), value["kind"].as_str().unwrap_or_default()) {
-        ("user.openshift.io/v1" | "v1", "User") => user(&object, people, input),
+        ("user.openshift.io/v1" | "v1", "User") => objects.users.push(object),
         ("user.openshift.io/v1" | "v1", "Group") => objects.groups.push(object),
         ("user.openshift.io/v1" | "v1", "Identity") => objects.identities.push(object),
         ("config.openshift.io/v1", "OAuth") => objects.providers.extend(providers(value)),
@@ -112,12 +123,31 @@ fn reference(name: &str) -> GroupRef {
     GroupRef { id: SourceId::new("openshift", name), name: name.to_owned() }
 }
 
-fn user(object: &Located, people: &mut People, input: &mut Input) {
+/// Returns why an Identity does not belong to a User, or `None` if it does. OpenShift also requires that both refer to each
+/// other. A User that was deleted and created again has another UID, and may be another person.
+fn mismatch(identity: &Value, user: Option<&Value>) -> Option<String> {
+    let reference = &identity["user"];
+    let title = reference["name"].as_str().unwrap_or_default();
+    let Some(user) = user.filter(|user| name(user) == title) else {
+        return Some(format!("{title:?} is not a User in this file"));
+    };
+    let uids = reference["uid"].as_str().zip(user["metadata"]["uid"].as_str());
+    if uids.is_some_and(|(wanted, uid)| wanted != uid) {
+        return Some(format!("the Identity belongs to an earlier User {title:?} with another UID"));
+    }
+    let is_listed = strings(user, "identities").any(|listed| listed == name(identity));
+    (!is_listed).then(|| format!("the User {title:?} does not list this Identity"))
+}
+
+fn user(object: &Located, identities: &HashMap<&str, &Value>, people: &mut People, input: &mut Input) {
     let mut person = UserDraft::new(object.place, name(&object.value));
     person.identify("openshift", object.uid_or_name());
     let index = input.users.len();
     person.set("displayName", object.value["fullName"].as_str().unwrap_or_default());
-    for identity in strings(&object.value, "identities") {
+    // Identities that are not in this file can't be compared.
+    let is_mutual =
+        |listed: &&str| identities.get(listed).is_none_or(|identity| mismatch(identity, Some(&object.value)).is_none());
+    for identity in strings(&object.value, "identities").filter(is_mutual) {
         // Names of identities are PROVIDER:USER, and names of providers have no colon.
         if let Some((provider, id)) = identity.split_once(':') {
             add_identity(&mut person, provider, id);
@@ -138,15 +168,19 @@ fn add_identity(person: &mut UserDraft, provider: &str, id: &str) {
     person.add("identities", json!({"type": provider, "id": id}));
 }
 
-fn identity(object: &Located, people: &mut People, input: &mut Input) {
+fn identity(object: &Located, users: &HashMap<&str, &Value>, people: &mut People, input: &mut Input) {
     let value = &object.value;
     let user = value["user"]["name"].as_str().unwrap_or_default();
-    let Some(index) = people.by_name.get(user).copied() else {
-        return reject(object, name(value), "user", format!("{user:?} is not a User in this file"), input);
+    let key = value["providerName"].as_str().zip(value["providerUserName"].as_str());
+    let index = match (mismatch(value, users.get(user).copied()), people.by_name.get(user)) {
+        (None, Some(index)) => *index,
+        (reason, _) => {
+            people.orphans.extend(key.map(|(provider, id)| (provider.to_owned(), id.to_owned())));
+            return reject(object, name(value), "user", reason.unwrap_or_default(), input);
+        }
     };
     let person = &mut input.users[index];
-    let (provider, id) = (value["providerName"].as_str(), value["providerUserName"].as_str());
-    if let (Some(provider), Some(id)) = (provider, id) {
+    if let Some((provider, id)) = key {
         add_identity(person, provider, id);
         people.by_identity.entry((provider.to_owned(), id.to_owned())).or_insert(index);
     }
@@ -185,8 +219,13 @@ fn htpasswd(provider: &str, place: Place, file: &str, people: &People, input: &m
             input.reject(place, reason);
             continue;
         }
-        if let Some(index) = people.by_identity.get(&(provider.to_owned(), name.to_owned())) {
+        let key = (provider.to_owned(), name.to_owned());
+        if let Some(index) = people.by_identity.get(&key) {
             take_password(&mut input.users[*index], hash);
+        } else if people.orphans.contains(&key) {
+            let reason =
+                format!("data.htpasswd: {name} is not imported, because its Identity belongs to no User in this file");
+            input.reject(place, reason);
         } else {
             let mut person = UserDraft::new(place, name);
             add_identity(&mut person, provider, name);
@@ -246,5 +285,43 @@ mod tests {
                 (15, "no htpasswd identity provider of an OAuth in this file refers to the Secret s".to_owned()),
             ]
         );
+    }
+
+    /// Otherwise, someone who gets the name of a former user at the provider would log in as that user's successor.
+    #[test]
+    fn passwords_belong_to_users_and_identities_that_refer_to_each_other() {
+        let head = "---\napiVersion: user.openshift.io/v1\nkind:";
+        let user = |listed: &str| format!("{head} User\nmetadata: {{name: ada, uid: '1'}}\nidentities: [{listed}]\n");
+        let identity = |user: &str| {
+            format!(
+                "{head} Identity\nmetadata: {{name: 'staff:eve'}}\nproviderName: staff\nproviderUserName: eve\n\
+                     user: {{{user}}}\n"
+            )
+        };
+        let file = "---\napiVersion: config.openshift.io/v1\nkind: OAuth\nspec: {identityProviders: [{name: staff, htpasswd: \
+                    {fileData: {name: s}}}]}\n---\napiVersion: v1\nkind: Secret\nmetadata: {name: s, namespace: \
+                    openshift-config}\ndata: {htpasswd: ZXZlOiQyeSQxMCR4}\n";
+        let of = |objects: &[String]| read(format!("{}{file}", objects.concat()).as_bytes());
+        for objects in [
+            [user("'staff:eve'"), identity("name: ada, uid: '1'")],
+            [user("'staff:eve'"), identity("name: ada")],
+            [user("'staff:eve'"), String::new()],
+        ] {
+            let input = of(&objects);
+            assert_eq!(
+                (input.users.len(), input.users[0].credential.is_some(), &input.rejected[..]),
+                (1, true, &[][..])
+            );
+        }
+        for objects in [
+            [user(""), identity("name: ada, uid: '1'")],
+            [user("'staff:eve'"), identity("name: ada, uid: '0'")],
+            [user("'staff:eve'"), identity("name: bob")],
+        ] {
+            let input = of(&objects);
+            assert_eq!((input.users.len(), input.rejected.len()), (1, 2), "{objects:?}");
+            let ada = &input.users[0];
+            assert_eq!((ada.credential.is_some(), ada.spec.get("identities")), (false, None), "{objects:?}");
+        }
     }
 }

@@ -41,6 +41,7 @@ pub(super) fn read(passwd: &[u8], group: Option<&[u8]>, shadow: Option<&[u8]>, m
             input.reject(place, error.to_string());
         }
     }
+    input.describes_memberships = group.is_some();
     for (place, line) in lines(group.unwrap_or_default(), 1) {
         let result = line.map_err(LineError::from).and_then(|line| read_group(place, line, &accounts, &mut input));
         if let Err(error) = result {

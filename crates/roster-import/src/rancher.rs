@@ -51,6 +51,7 @@ pub(super) fn read(bytes: &[u8]) -> Input {
             ),
         }
     }
+    input.describes_memberships = !attributes.is_empty();
     let mut by_id = HashMap::new();
     for object in &users {
         user(object, &passwords, &mut by_id, &mut input);

@@ -52,7 +52,7 @@ pub(super) async fn read_users(client: &Client, input: &Input, options: &mut Opt
                 options.current.add_imported_restrictions(&name, &applied["spec"]);
             }
             if is_unclear {
-                options.current.add_user(&name, spec);
+                options.current.add_user(&name, spec, &owned(object));
             }
         }
     };

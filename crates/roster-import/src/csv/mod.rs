@@ -58,6 +58,8 @@ fn read_rows(rows: &[u8], dialect: &Dialect, options: &Options, rules: &Rules, i
         Ok(cells) => cells,
         Err(faults) => return input.rejected.extend(faults),
     };
+    let is_groups = |column: &Option<Column>| column.as_ref().is_some_and(|column| column.path == "groups");
+    input.describes_memberships = cells.iter().any(|cell| matches!(cell, Cell::Field { user, .. } if is_groups(user)));
     let begin = |position: Option<&csv::Position>| begin(position, rows, dialect.skipped);
     let mut record = csv::StringRecord::new();
     loop {

@@ -13,7 +13,7 @@ const ACCOUNT_DISABLED: i64 = 2;
 const PASSWORD_NEVER_EXPIRES: i64 = 0x1_0000;
 
 /// Further attributes that are read.
-const OTHERS: [&str; 4] = ["useraccountcontrol", "pwdaccountlockedtime", "pwdlastset", "pwdstarttime"];
+const OTHERS: [&str; 5] = ["useraccountcontrol", "pwdaccountlockedtime", "pwdlastset", "pwdstarttime", SAMBA_FLAGS];
 
 /// Parser for the value of an attribute.
 type Read = fn(&str) -> Result<Option<Timestamp>, ExpiryError>;
@@ -29,9 +29,18 @@ const ENDS: [(&str, &str, Read); 6] = [
     ("sambakickofftime", "sambaKickoffTime", seconds),
 ];
 
-/// Attributes that disable an account, with their value: 389 Directory Server and FreeIPA, eDirectory, AD LDS.
-const DISABLING: [(&str, &str); 3] =
-    [("nsaccountlock", "true"), ("logindisabled", "true"), ("msds-useraccountdisabled", "true")];
+/// Attributes that disable an account, with their value: 389 Directory Server and FreeIPA, eDirectory, AD LDS, Sun Directory
+/// Server.
+const DISABLING: [(&str, &str); 5] = [
+    ("nsaccountlock", "true"),
+    ("logindisabled", "true"),
+    ("msds-useraccountdisabled", "true"),
+    ("inetuserstatus", "inactive"),
+    ("inetuserstatus", "deleted"),
+];
+
+/// Flags of Samba, such as `[UD         ]`, in which D means disabled.
+const SAMBA_FLAGS: &str = "sambaacctflags";
 
 /// Attributes that require a new password at the next login, with their value: OpenLDAP, shadow(5), Samba, 389
 /// Directory Server.
@@ -63,7 +72,8 @@ pub(super) fn read(record: &Record, person: &mut UserDraft) {
     let has = |(name, value): &(&str, &str)| record.first(name).is_some_and(|text| text.eq_ignore_ascii_case(value));
     // OpenLDAP writes this time for accounts that an administrator locked permanently.
     let is_locked = record.first("pwdaccountlockedtime").is_some_and(|time| time.starts_with("000001010000"));
-    if control & ACCOUNT_DISABLED != 0 || is_locked || DISABLING.iter().any(has) {
+    let is_off = record.first(SAMBA_FLAGS).is_some_and(|flags| flags.contains(['D', 'd']));
+    if control & ACCOUNT_DISABLED != 0 || is_locked || is_off || DISABLING.iter().any(has) {
         person.set("state", "Disabled");
     }
     let is_unset = control & PASSWORD_NEVER_EXPIRES == 0 && has(&("pwdlastset", "0"));

@@ -8,6 +8,7 @@
 
 use std::fmt;
 
+use roster_credentials::digest::hex;
 use unicode_normalization::UnicodeNormalization;
 
 /// Reason why a text is not a distinguished name.
@@ -23,8 +24,6 @@ pub(super) enum DnError {
     Special,
     #[error("is not a distinguished name (RFC 4514): # must be followed by the hexadecimal digits of a BER string")]
     Hex,
-    #[error("is not a distinguished name (RFC 4514): a value is not UTF-8 text")]
-    NotUtf8,
 }
 
 /// A distinguished name. Two DNs are equal if they name the same entry. Letter case, insignificant spaces, the order of
@@ -143,7 +142,7 @@ impl Reader<'_> {
         match &bytes[..] {
             // OCTET STRING, UTF8String, PrintableString, IA5String.
             [0x04 | 0x0c | 0x13 | 0x16, length, text @ ..] if usize::from(*length) == text.len() && *length < 0x80 => {
-                String::from_utf8(text.to_vec()).map_err(|_| DnError::NotUtf8)
+                Ok(text_or_hex(text.to_vec()))
             }
             _ => Ok(format!("#{}", digits.to_ascii_lowercase())),
         }
@@ -153,7 +152,7 @@ impl Reader<'_> {
         let mut bytes = Vec::new();
         loop {
             match self.next().ok_or(DnError::Special)? {
-                '"' => return String::from_utf8(bytes).map_err(|_| DnError::NotUtf8),
+                '"' => return Ok(text_or_hex(bytes)),
                 '\\' => bytes.extend(self.escape()?),
                 c => push(&mut bytes, c),
             }
@@ -175,7 +174,7 @@ impl Reader<'_> {
             }
         }
         bytes.truncate(significant);
-        String::from_utf8(bytes).map_err(|_| DnError::NotUtf8)
+        Ok(text_or_hex(bytes))
     }
 
     fn next(&mut self) -> Option<char> {
@@ -196,6 +195,11 @@ impl Reader<'_> {
         push(&mut bytes, c);
         Ok(bytes)
     }
+}
+
+/// Returns the text, or the octets of binary values, such as those of operational entries, in hexadecimal notation.
+fn text_or_hex(bytes: Vec<u8>) -> String {
+    String::from_utf8(bytes).unwrap_or_else(|error| format!("#{}", hex(error.as_bytes())))
 }
 
 fn push(bytes: &mut Vec<u8>, c: char) {
@@ -300,7 +304,6 @@ mod tests {
     #[case("cn=\"a\"b", DnError::Special)]
     #[case("cn=#0", DnError::Hex)]
     #[case("cn=#", DnError::Hex)]
-    #[case("cn=\\C4", DnError::NotUtf8)]
     fn other_text_is_refused(#[case] text: &str, #[case] error: DnError) {
         assert_eq!(Dn::parse(text), Err(error));
     }
@@ -349,5 +352,12 @@ mod tests {
         fn arbitrary_text_does_not_panic(text in "\\PC{0,40}") {
             let _ = Dn::parse_with_uid(&text);
         }
+    }
+
+    #[test]
+    fn binary_values_are_compared_by_their_octets() {
+        let dn = |text: &str| Dn::parse(text).unwrap();
+        assert_eq!(dn("cn=\\ff\\FE,dc=x"), dn("CN=#0402FFFE,DC=x"));
+        assert_ne!(dn("cn=\\ff\\fe,dc=x"), dn("cn=\\ff,dc=x"));
     }
 }

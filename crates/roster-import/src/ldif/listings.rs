@@ -6,7 +6,11 @@
 //! with a warning, because many exports have nothing else.
 
 use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 
+use roaring::RoaringBitmap;
+
+use super::above::Above;
 use super::dn::Dn;
 use super::members::{Entries, MEMBERS, member_dn, missing, reference, reject, rejected, report_missing};
 use super::parser::Record;
@@ -19,6 +23,14 @@ struct Listing {
     /// Whether the server returned only some of the members.
     is_partial: bool,
     gids: Vec<String>,
+}
+
+/// Group with a GID.
+#[derive(Eq, PartialEq)]
+enum GidOwner {
+    One(SourceId),
+    /// Several groups have the GID, so it says nothing about the members of either.
+    Several,
 }
 
 /// An entry that has `memberOf`.
@@ -45,15 +57,18 @@ enum Verdict {
 #[derive(Default)]
 pub(super) struct Listings {
     entries: Vec<Listing>,
-    groups: HashMap<SourceId, Vec<usize>>,
+    groups: HashMap<SourceId, Vec<u32>>,
     /// Groups that list an entry by its DN.
-    by_dn: HashMap<SourceId, Vec<usize>>,
+    by_dn: HashMap<SourceId, Vec<u32>>,
     /// Groups that list each group by its DN.
-    above: Vec<Vec<usize>>,
+    above: Above,
     /// Groups that list a user by the lower-case username.
-    by_username: HashMap<String, Vec<usize>>,
+    by_username: HashMap<String, Vec<u32>>,
+    gids: HashMap<String, GidOwner>,
     /// Whether any group of the file lists members, so that a group without them has none.
     has_members: bool,
+    /// Results of [`Listings::unclear`].
+    unclear: [Option<Arc<HashSet<SourceId>>>; 2],
     /// Groups whose memberships could not be checked, and the first line with one of them.
     unknown: HashSet<SourceId>,
     first: Option<(usize, String)>,
@@ -63,8 +78,7 @@ impl Listings {
     /// Indexes the groups of the file, with all records of each.
     pub(super) fn of<'a>(groups: impl Iterator<Item = (SourceId, &'a [&'a Record])>) -> Self {
         let mut listings = Self::default();
-        for (id, records) in groups {
-            let index = listings.entries.len();
+        for (index, (id, records)) in (0_u32..).zip(groups) {
             let all = |name: &'static str| records.iter().flat_map(move |record| record.all(name));
             let mut listing = Listing::default();
             for name in MEMBERS {
@@ -81,16 +95,23 @@ impl Listings {
                 listings.by_username.entry(member.value.to_lowercase()).or_default().push(index);
             }
             listing.gids = all("gidnumber").map(|gid| gid.value.clone()).collect();
+            for gid in &listing.gids {
+                let owner = listings.gids.entry(gid.clone()).or_insert_with(|| GidOwner::One(id.clone()));
+                if *owner != GidOwner::One(id.clone()) {
+                    *owner = GidOwner::Several;
+                }
+            }
             listings.has_members |= listing.has_members;
             listings.groups.entry(id).or_default().push(index);
             listings.entries.push(listing);
         }
-        listings.above = vec![Vec::new(); listings.entries.len()];
+        let mut above = vec![Vec::new(); listings.entries.len()];
         for (id, indexes) in &listings.groups {
             for index in indexes {
-                listings.above[*index] = listings.by_dn.get(id).cloned().unwrap_or_default();
+                above[*index as usize] = listings.by_dn.get(id).cloned().unwrap_or_default();
             }
         }
+        listings.above = Above::new(above);
         listings
     }
 
@@ -119,12 +140,9 @@ impl Listings {
         let is_faulty = record.faults.iter().any(|fault| fault.may_be(&["memberof", "gidnumber"]));
         if is_missing || is_faulty {
             // Those that list their members decide.
-            let has_gid = |indexes: &[usize]| indexes.iter().any(|index| !self.entries[*index].gids.is_empty());
-            let groups = self.groups.iter();
-            let unclear = groups.filter(|(_, indexes)| self.is_open(indexes) || is_faulty && has_gid(indexes));
-            let unclear = unclear.map(|(id, _)| id.clone());
+            let unclear = self.unclear(is_faulty);
             let known = &mut input.users[index].unclear;
-            known.groups.extend(unclear);
+            known.shared.push(unclear);
             known.others = true;
         }
         let member = Member { id: reference(dn).id, record, name: &name, is_group: false };
@@ -140,9 +158,21 @@ impl Listings {
         }
     }
 
+    /// Returns the groups that do not list their members, and those with a GID if the GID of an entry can't be read.
+    fn unclear(&mut self, with_gids: bool) -> Arc<HashSet<SourceId>> {
+        if let Some(known) = &self.unclear[usize::from(with_gids)] {
+            return Arc::clone(known);
+        }
+        let has_gid = |indexes: &[u32]| indexes.iter().any(|index| !self.entries[*index as usize].gids.is_empty());
+        let unclear = self.groups.iter().filter(|(_, indexes)| self.is_open(indexes) || with_gids && has_gid(indexes));
+        let unclear = Arc::new(unclear.map(|(id, _)| id.clone()).collect());
+        self.unclear[usize::from(with_gids)] = Some(Arc::clone(&unclear));
+        unclear
+    }
+
     /// Returns whether the file does not say who all members of a group are.
-    fn is_open(&self, indexes: &[usize]) -> bool {
-        !self.has_members || indexes.iter().any(|index| self.entries[*index].is_partial)
+    fn is_open(&self, indexes: &[u32]) -> bool {
+        !self.has_members || indexes.iter().any(|index| self.entries[*index as usize].is_partial)
     }
 
     /// Returns the groups in `memberOf` of an entry that may have it as a member, and whether this depends on the owner of its
@@ -188,19 +218,18 @@ impl Listings {
         group: &SourceId,
         member: &Member,
         entries: &Entries,
-        listed_by: &mut Option<[HashSet<usize>; 2]>,
+        listed_by: &mut Option<[RoaringBitmap; 2]>,
     ) -> Verdict {
         let Some(indexes) = self.groups.get(group) else { return Verdict::Unknown };
         if self.is_open(indexes) {
             return Verdict::Unknown;
         }
         let gid = member.record.first("gidnumber").filter(|_| !member.is_group);
-        let mut gids = indexes.iter().flat_map(|index| &self.entries[*index].gids);
-        if gid.is_some_and(|gid| gids.any(|known| known == gid)) {
+        if gid.is_some_and(|gid| self.gids.get(gid) == Some(&GidOwner::One(group.clone()))) {
             return Verdict::Listed;
         }
         let [certain, by_name] = listed_by.get_or_insert_with(|| self.listed_by(member, entries));
-        let is_in = |listed: &HashSet<usize>| indexes.iter().any(|index| listed.contains(index));
+        let is_in = |listed: &RoaringBitmap| indexes.iter().any(|index| listed.contains(*index));
         match () {
             () if is_in(certain) => Verdict::Listed,
             () if is_in(by_name) => Verdict::Claimed,
@@ -210,24 +239,15 @@ impl Listings {
 
     /// Returns the groups that list the entry, or list a group that does, and so on: some servers also write the groups above
     /// those of an entry to `memberOf`. The second set contains those that list a username which other users have as well.
-    fn listed_by(&self, member: &Member, entries: &Entries) -> [HashSet<usize>; 2] {
+    fn listed_by(&self, member: &Member, entries: &Entries) -> [RoaringBitmap; 2] {
         let by_name = self.by_username.get(&member.name.to_lowercase()).filter(|_| !member.is_group);
-        let by_name: Vec<usize> = by_name.into_iter().flatten().copied().collect();
-        let by_dn = self.by_dn.get(&member.id).into_iter().flatten().copied().collect();
+        let by_name: Vec<u32> = by_name.into_iter().flatten().copied().collect();
+        let by_dn: Vec<u32> = self.by_dn.get(&member.id).into_iter().flatten().copied().collect();
         if entries.is_unique(member.name) {
-            [self.with_above([by_dn, by_name].concat()), HashSet::new()]
+            [self.above.with_above(&[by_dn, by_name].concat()), RoaringBitmap::new()]
         } else {
-            [self.with_above(by_dn), self.with_above(by_name)]
+            [self.above.with_above(&by_dn), self.above.with_above(&by_name)]
         }
-    }
-
-    /// Adds the groups above these.
-    fn with_above(&self, mut open: Vec<usize>) -> HashSet<usize> {
-        let mut seen: HashSet<usize> = open.iter().copied().collect();
-        while let Some(next) = open.pop() {
-            open.extend(self.above[next].iter().copied().filter(|above| seen.insert(*above)));
-        }
-        seen
     }
 
     /// Adds a warning if memberships could not be checked.

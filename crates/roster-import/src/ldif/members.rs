@@ -1,6 +1,7 @@
 //! Reads group memberships, which refer to users and groups by DN, username or GID.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 
 use super::dn::{Dn, DnError};
 use super::parser::{Attribute, Range, Record};
@@ -94,10 +95,14 @@ impl Entries {
                 }
             }
         }
+        let mut claimed = HashSet::new();
         for member in records.iter().flat_map(|record| record.all("memberuid")) {
             match self.usernames.get(&member.value.to_lowercase()).map(Vec::as_slice) {
                 Some([person]) => input.users[*person].join(group.clone()),
                 Some(people @ [_, ..]) => {
+                    if !claimed.insert(member.value.to_lowercase()) {
+                        continue;
+                    }
                     for person in people {
                         input.users[*person].claimed.push((group.clone(), member.value.clone()));
                     }
@@ -151,8 +156,13 @@ impl Entries {
                  neither of the groups, and existing Users stay in those that they are in",
                 other.name, other.place.line
             );
-            for person in people {
-                input.users[*person].unclear.groups.insert(group.id.clone());
+            let sharing = &self.gids[gid];
+            if sharing.first() == Some(&index) {
+                let ids: Arc<HashSet<SourceId>> =
+                    Arc::new(sharing.iter().map(|other| input.groups[*other].id.clone()).collect());
+                for person in people {
+                    input.users[*person].unclear.shared.push(Arc::clone(&ids));
+                }
             }
             let (place, who) = (input.groups[index].place, group.name.clone());
             input.rejected.push(Rejected { place, who, field: "gidNumber".to_owned(), reason });

@@ -1,5 +1,6 @@
 //! Reads users, groups and memberships from LDIF, as written by `slapcat`, `ldapsearch` and `ldifde`.
 
+mod above;
 mod account;
 mod dn;
 mod exported;
@@ -15,6 +16,9 @@ use dn::Dn;
 use listings::Listings;
 use members::{Entries, read_groups, reference};
 use parser::Record;
+
+/// Maximum length of an identity that the CRD accepts.
+const MAX_IDENTITY: usize = 256;
 
 const PEOPLE: &[&str] = &["inetorgperson", "organizationalperson", "person", "posixaccount", "account", "user"];
 /// Attributes that are read, apart from those of an account's state.
@@ -49,10 +53,12 @@ const GROUPS: &[&str] = &["groupofnames", "groupofuniquenames", "groupofmembers"
 pub(super) fn read(bytes: &[u8]) -> Input {
     let mut input = Input::default();
     let mut records = parser::parse(bytes);
+    records.retain(|record| !is_compatibility_view(record));
     for record in &mut records {
         // A photo that can't be read, for example, does not matter.
         record.faults.retain(|fault| fault.may_be(USED) || account::reads(fault));
     }
+    let identifier = choose_identifier(&records);
     let mut entries = Entries::default();
     // Records of each group, by its index in `input`.
     let mut groups: Vec<(usize, Vec<&Record>)> = Vec::new();
@@ -62,7 +68,7 @@ pub(super) fn read(bytes: &[u8]) -> Input {
         // no longer be restricted.
         if is_one_of(record, PEOPLE) {
             if let Some(dn) = read_dn(record, &mut input) {
-                people.push((user_draft(&dn, record, &mut entries, &mut input), dn, record));
+                people.push((user_draft(&dn, record, identifier, &mut entries, &mut input), dn, record));
             }
             continue;
         }
@@ -78,16 +84,27 @@ pub(super) fn read(bytes: &[u8]) -> Input {
             }
         } else if record.attributes.iter().any(|attribute| attribute.range.is_some()) {
             more.push(record);
+        } else if let Some(result) = failure(record) {
+            input.unclear.all = true;
+            let reason = format!(
+                "result: the server ended the search early, so entries may be missing: {result}. Raise its limits, or read \
+                 page by page (ldapsearch -E pr=500/noprompt). No existing User is removed from a Group by this import"
+            );
+            input.reject(Place::line(record.line), reason);
         } else if record.faults.iter().any(|fault| fault.may_be(&["objectclass"])) {
             // It may be a group.
             input.unclear.others = true;
         }
     }
+    let has_groups = |record: &Record| record.attributes.iter().any(|attribute| attribute.name == "memberof");
+    input.describes_memberships = !groups.is_empty() || people.iter().any(|(.., record)| has_groups(record));
+    let positions: HashMap<usize, usize> =
+        groups.iter().enumerate().map(|(position, (index, _))| (*index, position)).collect();
     for record in more {
         // The response to a search for further members has no object class.
         let index = read_dn(record, &mut input).and_then(|dn| entries.group(&dn));
-        let known = groups.iter_mut().find(|(group, _)| Some(*group) == index);
-        match known {
+        let position = index.and_then(|index| positions.get(&index));
+        match position.map(|position| &mut groups[*position]) {
             Some((group, records)) => {
                 if !record.faults.is_empty() {
                     let id = input.groups[*group].id.clone();
@@ -132,8 +149,9 @@ fn reject_ambiguous(entries: &Entries, records: &HashMap<usize, &Record>, input:
         for user in users {
             let person = &mut input.users[*user];
             person.fault("dn", reason.clone());
-            let joined = std::mem::take(&mut person.groups).into_iter().map(|group| group.id);
-            person.unclear.groups.extend(joined);
+            let claimed = std::mem::take(&mut person.claimed).into_iter().map(|(group, _)| group);
+            let joined = std::mem::take(&mut person.groups).into_iter().chain(claimed);
+            person.unclear.groups.extend(joined.map(|group| group.id));
         }
         for group in groups {
             let GroupDraft { place, name, id, .. } = &input.groups[*group];
@@ -144,6 +162,19 @@ fn reject_ambiguous(entries: &Entries, records: &HashMap<usize, &Record>, input:
     }
     input.groups.retain(|group| !shared.contains(&group.id));
     make_unclear(input, &shared);
+}
+
+/// Returns whether the entry is one of those that FreeIPA generates from others, for clients without RFC 2307bis.
+fn is_compatibility_view(record: &Record) -> bool {
+    let dn = record.first("dn").filter(|dn| dn.to_ascii_lowercase().contains("compat"));
+    let dn = dn.and_then(|dn| Dn::parse(dn).ok());
+    dn.is_some_and(|dn| dn.to_string().contains(",cn=compat,dc="))
+}
+
+/// Returns the result of a search that failed, as ldapsearch writes it after the entries: `result: 4 Size limit exceeded`.
+fn failure(record: &Record) -> Option<&str> {
+    let is_entry = record.first("dn").is_some();
+    record.first("result").filter(|result| !is_entry && !result.starts_with("0 ") && *result != "0")
 }
 
 fn is_one_of(record: &Record, classes: &[&str]) -> bool {
@@ -182,15 +213,42 @@ const IDENTIFIERS: [(&str, &str); 4] = [
     ("nsuniqueid", "nsUniqueId"),
 ];
 
-/// Returns what identifies a user: an identifier that survives a move and is not given to another entry or, without
-/// one, the DN.
-fn identifier(dn: &Dn, record: &Record) -> String {
-    let known = IDENTIFIERS.iter().find_map(|(name, attribute)| Some((attribute, record.first(name)?)));
-    known.map_or_else(|| dn.to_string(), |(attribute, id)| format!("{attribute}={}", id.to_ascii_lowercase()))
+/// Returns the attribute that identifies the people of a file: the one that most of them have, if at least half of them have
+/// it. `None` means the DN. One file has only one kind of identifier: if each entry had its own, a person whose entry lacks
+/// the identifier would look like another person, and no longer be restricted.
+fn choose_identifier(records: &[Record]) -> Option<(&'static str, &'static str)> {
+    let people: Vec<&Record> = records.iter().filter(|record| is_one_of(record, PEOPLE)).collect();
+    let counted = IDENTIFIERS.map(|(name, attribute)| {
+        let count = people.iter().filter(|record| record.first(name).is_some()).count();
+        (count, (name, attribute))
+    });
+    // Of several with the same count, the first one.
+    let (count, chosen) = counted.into_iter().rev().max_by_key(|(count, _)| *count)?;
+    (count > 0 && 2 * count >= people.len()).then_some(chosen)
+}
+
+/// Identifies a user by an identifier that survives a move and is not given to another entry or, without one, by the DN.
+fn identify(person: &mut UserDraft, dn: &Dn, record: &Record, identifier: Option<(&str, &str)>) {
+    let Some((name, attribute)) = identifier else { return person.identify("ldap", &dn.to_string()) };
+    let values: Vec<&str> = record.all(name).map(|attribute| &*attribute.value).collect();
+    match values[..] {
+        [id] => person.identify("ldap", &format!("{attribute}={}", id.to_ascii_lowercase())),
+        [] => person.fault(
+            attribute,
+            "is missing, unlike in other entries of this file: export all entries with this attribute",
+        ),
+        _ => person.fault(attribute, "has several values, but must identify the entry"),
+    }
 }
 
 /// Adds a user. Returns its index.
-fn user_draft(dn: &Dn, record: &Record, entries: &mut Entries, input: &mut Input) -> usize {
+fn user_draft(
+    dn: &Dn,
+    record: &Record,
+    identifier: Option<(&str, &str)>,
+    entries: &mut Entries,
+    input: &mut Input,
+) -> usize {
     let place = Place::line(record.line);
     let username = ["uid", "samaccountname", "cn"].iter().find_map(|name| record.first(name)).unwrap_or_default();
     let mut person = UserDraft::new(place, username);
@@ -200,7 +258,7 @@ fn user_draft(dn: &Dn, record: &Record, entries: &mut Entries, input: &mut Input
     for fault in &record.faults {
         person.fault(&format!("line {}", fault.line), fault.error.to_string());
     }
-    person.identify("ldap", &identifier(dn, record));
+    identify(&mut person, dn, record, identifier);
     for mail in record.all("mail") {
         person.add_email(&mail.value);
     }
@@ -214,7 +272,10 @@ fn user_draft(dn: &Dn, record: &Record, entries: &mut Entries, input: &mut Input
         person.set(field, record.first(attribute).unwrap_or_default());
     }
     person.set("displayName", record.first("displayname").or(record.first("cn")).unwrap_or_default());
-    person.set("identities", serde_json::json!([{"type": "ldap", "id": record.first("dn")}]));
+    // The CRD does not accept longer ones, and people may be able to create long entries below their own.
+    if let Some(dn) = record.first("dn").filter(|dn| dn.chars().count() <= MAX_IDENTITY) {
+        person.set("identities", serde_json::json!([{"type": "ldap", "id": dn}]));
+    }
     account::read(record, &mut person);
     let hashes = || record.all("userpassword").map(|hash| hash.value.as_str());
     let usable = hashes().find(|hash| super::hashes::usable(hash).is_ok());
@@ -245,198 +306,4 @@ fn group(dn: &Dn, record: &Record, entries: &mut Entries, input: &mut Input) -> 
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-    use serde_json::{Value, json};
-
-    const FIXTURE: &str = include_str!("../../../../examples/import/people.ldif");
-
-    #[test]
-    fn users_have_the_attributes_and_groups_of_the_directory() {
-        let input = read(FIXTURE.as_bytes());
-        assert_eq!(input.rejected, []);
-        let grace = input.users.iter().find(|person| person.login() == "grace").unwrap();
-        assert_eq!(
-            Value::from(grace.spec.clone()),
-            json!({
-                "username": "grace",
-                "email": "grace@example.com",
-                "additionalEmails": ["g.hopper@example.com"],
-                "displayName": "Grace Hopper",
-                "firstName": "Grace",
-                "lastName": "Hopper",
-                "preferredShell": "/bin/zsh",
-                "identities": [{"type": "ldap", "id": "uid=grace,ou=people,dc=example,dc=com"}],
-            })
-        );
-        assert!(grace.credential.is_some());
-        assert_eq!(grace.group_names(), ["Compiler Team", "navy"]);
-        let alan = input.users.iter().find(|person| person.login() == "alan").unwrap();
-        assert_eq!(alan.spec["state"], "Disabled");
-        let everyone = input.groups.iter().find(|group| group.name == "everyone").unwrap();
-        let nested: Vec<&str> = everyone.member_groups.iter().map(|group| group.name.as_str()).collect();
-        assert_eq!(nested, ["Compiler Team"]);
-    }
-
-    #[test]
-    fn active_directory_is_supported() {
-        let text = "dn: CN=Ada,DC=example\nobjectClass: top\nobjectClass: user\nsAMAccountName: ada\nuserAccountControl: 514\n\
-                    memberOf: CN=Domain Admins,DC=example\n\ndn: CN=PC,DC=example\nobjectClass: user\nobjectClass: computer\nsAMAccountName: PC$\n";
-        let input = read(text.as_bytes());
-        assert_eq!(input.users.len(), 1);
-        assert_eq!(input.users[0].spec["state"], "Disabled");
-        assert_eq!(input.users[0].group_names(), ["Domain Admins"]);
-    }
-
-    #[test]
-    fn unknown_members_are_rejected_with_their_line() {
-        let input = read(b"dn: cn=a,dc=x\nobjectClass: groupOfNames\ncn: a\nmember: uid=ghost,dc=x\n");
-        assert_eq!((input.rejected[0].place.line, input.rejected[0].field.as_str()), (4, "member"));
-    }
-
-    const EVE: &str = "dn: uid=eve,dc=x\nobjectClass: person\nuid: eve\n";
-
-    /// Groups of Eve, rejections and warnings of a file with Eve, who names the group `admins`, and with these entries.
-    fn eve(entries: &[&str]) -> (Vec<String>, usize, usize) {
-        let text = format!("{EVE}memberOf: cn=admins,dc=x\n\n{}", entries.join("\n"));
-        let input = read(text.as_bytes());
-        let eve = input.users.iter().find(|person| person.login() == "eve").unwrap();
-        (eve.group_names().iter().map(ToString::to_string).collect(), input.rejected.len(), input.warnings.len())
-    }
-
-    /// People may be able to write the attribute in their own entries.
-    #[test]
-    fn groups_that_list_their_members_decide_who_is_a_member() {
-        let ada = "dn: uid=ada,dc=x\nobjectClass: person\nuid: ada\n";
-        let group = |members: &str| format!("dn: cn=admins,dc=x\nobjectClass: group\ncn: admins\n{members}");
-        let (admins, none) = (vec!["admins".to_owned()], Vec::new());
-        assert_eq!(eve(&[ada, &group("member: uid=ada,dc=x\n")]), (none.clone(), 1, 0));
-        assert_eq!(eve(&[ada, &group("memberUid: ada\n")]), (none.clone(), 1, 0));
-        assert_eq!(eve(&[ada, &group("member: uid=ada,dc=x\nmember: UID=Eve, DC=x\n")]), (admins.clone(), 0, 0));
-        assert_eq!(eve(&[ada, &group("memberUid: ada\nmemberUid: eve\n")]), (admins.clone(), 0, 0));
-        // Another user with this name in another subtree.
-        let twin = "dn: uid=eve,ou=a,dc=x\nobjectClass: person\nuid: eve\n";
-        assert_eq!(eve(&[twin, &group("memberUid: eve\n")]), (none, 1, 0));
-        // Not in the file, no members in the file, or only some of them.
-        assert_eq!(eve(&[ada]), (admins.clone(), 0, 1));
-        assert_eq!(eve(&[ada, &group("")]), (admins.clone(), 0, 1));
-        assert_eq!(eve(&[ada, &group("member;range=0-0: uid=ada,dc=x\n")]), (admins, 1, 1));
-    }
-
-    #[test]
-    fn a_group_without_members_has_none_if_other_groups_list_theirs() {
-        let group = |name: &str, members: &str| {
-            format!("dn: cn={name},dc=x\nobjectClass: posixGroup\ncn: {name}\ngidNumber: 7\n{members}")
-        };
-        for members in ["member: uid=eve,dc=x\n", "memberUid: eve\n"] {
-            assert_eq!(eve(&[&group("admins", ""), &group("ops", members)]), (vec!["ops".to_owned()], 1, 0));
-        }
-        assert_eq!(eve(&[&group("admins", ""), &group("ops", "")]), (vec!["admins".to_owned()], 0, 1));
-        let partial = group("admins", "member;range=0-0: uid=eve,dc=x\n");
-        assert_eq!(eve(&[&partial, &group("ops", "memberUid: eve\n")]).0, ["admins", "ops"]);
-        // The primary group.
-        let text = format!("{EVE}gidNumber: 7\nmemberOf: cn=admins,dc=x\n\n{}", group("admins", "memberUid: ada\n"));
-        assert_eq!(read(text.as_bytes()).users[0].group_names(), ["admins"]);
-    }
-
-    /// People may be able to write the object classes of their own entries.
-    #[test]
-    fn an_entry_of_a_person_and_a_group_is_a_person() {
-        for classes in ["person\nobjectClass: posixGroup", "posixGroup\nobjectClass: posixAccount"] {
-            let text =
-                format!("dn: uid=eve,dc=x\nobjectClass: {classes}\nuid: eve\ngidNumber: 7\nnsAccountLock: TRUE\n");
-            let input = read(text.as_bytes());
-            assert_eq!((input.users.len(), input.groups.len()), (1, 0));
-            assert_eq!(input.users[0].spec["state"], "Disabled");
-        }
-    }
-
-    #[test]
-    fn a_range_may_end_at_the_largest_number() {
-        let most = u64::MAX;
-        let input = read(format!("{EVE}memberOf;range=0-{most}: cn=admins,dc=x\n").as_bytes());
-        assert_eq!((input.users.len(), input.rejected.len()), (1, 1));
-    }
-
-    proptest! {
-        #[test]
-        fn arbitrary_records_do_not_panic(
-            lines in prop::collection::vec(
-                (
-                    "(dn|objectClass|uid|cn|member|memberUid|memberOf|gidNumber|userAccountControl)",
-                    "(;range=[0-9]{1,20}-([0-9]{1,20}|\\*))?",
-                    "::? ?(person|group|[a-z]|uid=[a-c],dc=x|[0-9]{1,20}|\\PC{0,9})",
-                ),
-                0..24,
-            ),
-        ) {
-            let lines: Vec<String> = lines.iter().map(|(name, option, value)| format!("{name}{option}{value}")).collect();
-            for separator in ["\n", "\n\n"] {
-                read(format!("dn: uid=a,dc=x\nobjectClass: person\nuid: a\n{}", lines.join(separator)).as_bytes());
-            }
-        }
-    }
-
-    /// People may be able to write other attributes of their own entries.
-    #[test]
-    fn an_entry_that_cannot_be_imported_restricts_its_user() {
-        for lines in
-            ["userAccountControl: x\n", "objectClass: computer\n", "objectClass: computer\nsAMAccountName: eve\n"]
-        {
-            let input = read(format!("{EVE}{lines}nsAccountLock: TRUE\n").as_bytes());
-            assert_eq!(input.users.len(), 1, "{lines}");
-            assert_eq!(input.users[0].spec["state"], "Disabled", "{lines}");
-        }
-        for name in ["uid", "cn", "x"] {
-            let text = format!("dn: ou=eve,dc=x\nobjectClass: person\n{name}:\nentryUUID: 1\nnsAccountLock: TRUE\n");
-            let input = read(text.as_bytes());
-            let person = &input.users[0];
-            assert_eq!(
-                (person.source.as_deref(), &person.spec["state"]),
-                (Some("ldap:entryUUID=1"), &json!("Disabled"))
-            );
-            assert_eq!(person.faults[0].field, "uid");
-        }
-    }
-
-    #[test]
-    fn an_attribute_that_is_not_used_may_be_unreadable() {
-        let input = read(format!("{EVE}jpegPhoto:< file:///x\n").as_bytes());
-        assert_eq!((&input.users[0].faults[..], &input.rejected[..]), (&[][..], &[][..]));
-        let group = "dn: cn=admins,dc=x\nobjectClass: group\ncn: admins\nmember: uid=eve,dc=x\n";
-        for (line, is_unclear) in [("jpegPhoto:: !\n", false), ("member:: !\n", true), ("nonsense\n", true)] {
-            let input = read(format!("{EVE}\n{group}{line}").as_bytes());
-            assert_eq!(input.users[0].group_names(), ["admins"], "{line}");
-            assert_eq!((input.is_unclear(), !input.rejected.is_empty()), (is_unclear, is_unclear), "{line}");
-        }
-        assert!(read(format!("{EVE}\ndn: cn=admins,dc=x\nobjectClass:: !\n").as_bytes()).is_unclear());
-    }
-
-    #[test]
-    fn an_account_that_never_becomes_valid_is_disabled() {
-        let input =
-            read(format!("{EVE}pwdStartTime: 99990101000000Z\nkrbPrincipalExpiration: 99990101000000Z\n").as_bytes());
-        assert_eq!((&input.users[0].spec["state"], input.users[0].spec.get("validity")), (&json!("Disabled"), None));
-    }
-
-    #[test]
-    fn groups_above_the_groups_of_an_entry_may_be_named() {
-        let group =
-            |name: &str, members: &str| format!("dn: cn={name},dc=x\nobjectClass: group\ncn: {name}\n{members}\n");
-        let nested = [group("ops", "member: uid=eve,dc=x\n"), group("admins", "member: cn=ops,dc=x\n")];
-        assert_eq!(eve(&[&nested.concat()]), (vec!["admins".to_owned(), "ops".to_owned()], 0, 0));
-        // A group names another one that does not list it.
-        let planted = [group("ops", "memberOf: cn=admins,dc=x\n"), group("admins", "member: uid=eve,dc=x\n")];
-        let input = read(format!("{EVE}\n{}", planted.concat()).as_bytes());
-        assert!(
-            input.rejected[0].reason.contains("does not list ops, which is not made a member"),
-            "{:?}",
-            input.rejected
-        );
-        assert_eq!(input.groups[1].member_groups, []);
-        // Groups that contain each other.
-        let round = [group("a", "member: cn=b,dc=x\n"), group("b", "member: cn=a,dc=x\nmember: uid=eve,dc=x\n")];
-        assert_eq!(eve(&[&round.concat(), &group("admins", "memberUid: ada\n")]).0, ["b"]);
-    }
-}
+mod tests;

@@ -24,7 +24,7 @@ pub(super) struct Attribute {
     pub line: usize,
     /// Name in lower case, without options.
     pub name: String,
-    /// Value. Empty if it is binary.
+    /// Value.
     pub value: String,
     /// Which of the attribute's values the server returned, if it returned only some of them.
     pub range: Option<Range>,
@@ -60,7 +60,9 @@ impl Fault {
     pub(super) fn may_be(&self, names: &[&str]) -> bool {
         match &self.error {
             SyntaxError::NoAttribute => true,
-            SyntaxError::NotBase64(name) | SyntaxError::Url(name) => names.contains(&name.as_str()),
+            SyntaxError::NotBase64(name) | SyntaxError::Url(name) | SyntaxError::NotUtf8(name) => {
+                names.contains(&name.as_str())
+            }
         }
     }
 }
@@ -71,6 +73,8 @@ pub(super) enum SyntaxError {
     NoAttribute,
     #[error("{0}: is not base64")]
     NotBase64(String),
+    #[error("{0}: is not UTF-8 text")]
+    NotUtf8(String),
     #[error("{0}: refers to a URL, and URLs are not fetched")]
     Url(String),
 }
@@ -149,7 +153,8 @@ fn attribute(line: usize, text: &[u8]) -> Result<Attribute, SyntaxError> {
     let name = name.to_ascii_lowercase();
     let (name, options) = name.split_once(';').unwrap_or((&name, ""));
     let (name, range) = (name.to_owned(), Range::of(options));
-    if name.is_empty() || !name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'.') {
+    // Servers accept more names than RFC 4512, such as those with an underscore. What is not used is ignored.
+    if name.is_empty() || !name.bytes().all(|byte| byte.is_ascii_graphic()) {
         return Err(SyntaxError::NoAttribute);
     }
     let rest = &text[colon + 1..];
@@ -166,8 +171,8 @@ fn attribute(line: usize, text: &[u8]) -> Result<Attribute, SyntaxError> {
         "objectguid" if rest.starts_with(b":") => hex(&value).into_bytes(),
         _ => value,
     };
-    // Other binary values, such as photos and certificates, are not imported.
-    let value = String::from_utf8(value).unwrap_or_default();
+    // Binary values, such as photos and certificates, are not used.
+    let value = String::from_utf8(value).map_err(|_| SyntaxError::NotUtf8(name.clone()))?;
     Ok(Attribute { line, name, value, range })
 }
 
@@ -208,6 +213,23 @@ mod tests {
         assert_eq!(lines, [vec![2], vec![5], vec![8], vec![]]);
         assert!(records[1].faults[0].may_be(&["x"]) && !records[1].faults[0].may_be(&["y"]));
         assert!(records[0].faults[0].may_be(&["y"]));
+    }
+
+    /// Anyone who may write such an attribute could otherwise leave their own memberships unclear.
+    #[test]
+    fn attributes_with_unusual_names_are_ignored() {
+        let records = parse(b"dn: a\nroom_number: 7\nx!y:: !\nmember: b\nmy name: x\n: y\n");
+        let names: Vec<&str> = records[0].attributes.iter().map(|attribute| &*attribute.name).collect();
+        assert_eq!(names, ["dn", "room_number", "member"]);
+        let faults: Vec<bool> = records[0].faults.iter().map(|fault| fault.may_be(&["member"])).collect();
+        assert_eq!(faults, [false, true, true]);
+    }
+
+    #[test]
+    fn values_that_are_not_utf_8_are_reported_by_attribute() {
+        let records = parse(b"dn: a\nmember: cn=Jos\xe9\nmemberUid:: /w==\n");
+        assert!(records[0].faults[0].may_be(&["member"]) && !records[0].faults[0].may_be(&["cn"]));
+        assert!(records[0].faults[1].may_be(&["memberuid"]));
     }
 
     proptest! {

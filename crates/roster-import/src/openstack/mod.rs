@@ -8,6 +8,9 @@ mod sql;
 
 use std::collections::HashMap;
 
+use jiff::Timestamp;
+use jiff::civil::DateTime;
+use jiff::tz::TimeZone;
 use serde_json::{Map, Value};
 
 use super::columns::flag;
@@ -15,24 +18,43 @@ use super::documents::Text;
 use super::draft::{GroupDraft, GroupRef, Input, Rejected, SourceId, UserDraft};
 use row::{Row, Tables};
 
+/// Tables with the members of groups.
+const MEMBERSHIPS: [&str; 2] = ["user_group_membership", "memberships"];
+
+/// Tables that are read. The API uses the plural names, the database the singular ones.
+const TABLES: [&str; 10] = [
+    "users",
+    "user",
+    "groups",
+    "group",
+    "local_user",
+    "nonlocal_user",
+    "federated_user",
+    "password",
+    MEMBERSHIPS[0],
+    MEMBERSHIPS[1],
+];
+
 /// Reads tables or API responses.
 pub(super) fn read(bytes: &[u8]) -> Input {
     let mut input = Input::default();
     let Some(text) = Text::new(bytes, &mut input) else { return input };
     let mut tables = if matches!(bytes.trim_ascii_start().first(), Some(b'{' | b'[')) {
         let mut tables = Tables::new();
-        for (name, row) in text.tables(&mut input) {
-            if let Value::Object(fields) = row.value {
-                tables.entry(name).or_default().push(Row { place: row.place, fields });
-            }
+        for (name, rows) in text.tables(&TABLES, &mut input) {
+            let rows = rows.into_iter().filter_map(|row| match row.value {
+                Value::Object(fields) => Some(Row { place: row.place, fields }),
+                _ => None,
+            });
+            tables.entry(name).or_default().extend(rows);
         }
         tables
     } else {
         sql::read(bytes, &mut input)
     };
     let is_complete = input.rejected.is_empty();
+    input.describes_memberships = MEMBERSHIPS.iter().any(|name| tables.contains_key(*name));
     let mut take = |name: &str| tables.remove(name).unwrap_or_default();
-    // The API uses the plural names, the database the singular ones.
     let users = [take("users"), take("user")].concat_rows();
     let groups = [take("groups"), take("group")].concat_rows();
     let accounts = Accounts {
@@ -42,7 +64,9 @@ pub(super) fn read(bytes: &[u8]) -> Input {
         passwords: latest(take("password")),
     };
     let groups = Groups::read(groups, &mut input);
-    let memberships = [take("user_group_membership"), take("memberships")].concat_rows();
+    let memberships = MEMBERSHIPS.map(&mut take).concat_rows();
+    // Files that people write themselves may have the groups in the rows of users.
+    input.describes_memberships |= users.iter().any(|row| row.fields.contains_key("groups"));
     let memberships = groups.memberships(memberships, &mut input);
     for row in users {
         let mut person = user_draft(&row, &accounts);
@@ -150,8 +174,11 @@ impl Groups {
     fn join_inline(&self, row: &Row, person: &mut UserDraft, input: &mut Input) {
         let domain = person.spec.get("domain").and_then(Value::as_str).unwrap_or_default().to_owned();
         for group in row.fields.get("groups").and_then(Value::as_array).into_iter().flatten() {
-            let text = group.as_str().or(group["id"].as_str()).or(group["name"].as_str()).unwrap_or_default();
-            let id = self.ids.get(&(domain.clone(), text.to_owned())).map_or(text, String::as_str);
+            let explicit = group["id"].as_str();
+            let text = explicit.or(group.as_str()).or(group["name"].as_str()).unwrap_or_default();
+            // Groups can have names that look like the ID of another one.
+            let named = self.ids.get(&(domain.clone(), text.to_owned())).filter(|_| explicit.is_none());
+            let id = named.map_or(text, String::as_str);
             if let Some(group) = self.by_id.get(id) {
                 person.join(group.clone());
                 continue;
@@ -201,11 +228,25 @@ fn user_draft(row: &Row, accounts: &Accounts) -> UserDraft {
         );
     }
     let password = local.and_then(|local| accounts.passwords.get(&local.text("id")));
+    let expiry = of(password, "expires_at_int").or(of(password, "expires_at")).or(of(Some(row), "password_expires_at"));
+    if expiry.is_some_and(|expiry| is_past(&expiry)) {
+        person.set("requirePasswordChange", true);
+    }
     // Before the Newton release, the table `user` had the hash.
     let hash = of(password, "password_hash").or(of(password, "password"));
     let hash = hash.or(of(Some(row), "password_hash")).or(of(Some(row), "password"));
     super::text::take_password(&mut person, &hash.unwrap_or_default());
     person
+}
+
+/// Returns whether a time is in the past: microseconds since 1970, or date and time in UTC. A time that can't be read counts as
+/// past, because the password may have expired.
+fn is_past(text: &str) -> bool {
+    let parsed = match text.parse() {
+        Ok(microseconds) => Timestamp::from_microsecond(microseconds),
+        Err(_) => text.parse::<DateTime>().and_then(|time| time.to_zoned(TimeZone::UTC)).map(|time| time.timestamp()),
+    };
+    !parsed.is_ok_and(|time| time > Timestamp::now())
 }
 
 #[cfg(test)]
@@ -276,5 +317,33 @@ mod tests {
                 "2: groups: \"admins\" is neither the ID of a group in this file nor the name of one in the user's domain",
             ]
         );
+    }
+
+    #[test]
+    fn an_expired_password_must_be_changed() {
+        for (field, time, expected) in [
+            ("expires_at", json!("2001-01-01 00:00:00"), true),
+            ("expires_at", json!("9000-01-01 00:00:00.000000"), false),
+            ("expires_at", json!("soon"), true),
+            ("expires_at", json!(null), false),
+            ("expires_at_int", json!(978_307_200_000_000_i64), true),
+            ("expires_at_int", json!(99_999_999_999_000_000_i64), false),
+        ] {
+            let tables = json!({"user": [{"id": "1"}], "local_user": [{"id": 1, "user_id": "1", "name": "ada"}],
+                "password": [{"local_user_id": 1, "password_hash": "$2b$x", field: time}]});
+            let input = read(tables.to_string().as_bytes());
+            assert_eq!(input.users[0].spec.get("requirePasswordChange").is_some(), expected, "{tables}");
+        }
+        let input =
+            read(br#"{"users": [{"id": "1", "name": "ada", "password_expires_at": "2016-11-06T15:32:17.000000"}]}"#);
+        assert_eq!(input.users[0].spec["requirePasswordChange"], true);
+    }
+
+    #[test]
+    fn an_id_is_not_looked_up_as_a_name() {
+        let tables = json!({"groups": [{"id": "g1", "name": "ops"}, {"id": "g2", "name": "g1"}],
+            "users": [{"id": "1", "name": "ada", "groups": [{"id": "g1", "name": "ops"}]}]});
+        let input = read(tables.to_string().as_bytes());
+        assert_eq!(input.users[0].groups[0].id, SourceId::new("keystone", "g1"));
     }
 }

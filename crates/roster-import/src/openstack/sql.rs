@@ -40,6 +40,9 @@ pub(super) fn read(bytes: &[u8], input: &mut Input) -> Tables {
             reader.copy_rows(&table, &names, &mut tables, input);
         }
     }
+    for table in columns.into_keys() {
+        tables.entry(table).or_default();
+    }
     tables
 }
 
@@ -240,6 +243,8 @@ impl Reader<'_> {
 
     /// Reads the lines after `COPY`, up to the one with `\.`.
     fn copy_rows(&mut self, table: &str, names: &[String], tables: &mut Tables, input: &mut Input) {
+        let begin = Place::line(self.line);
+        let rows = tables.entry(table.to_owned()).or_default();
         while !self.rest.is_empty() {
             let place = Place::line(self.line);
             let line = self.rest.split(|byte| *byte == b'\n').next().unwrap_or_default();
@@ -251,12 +256,13 @@ impl Reader<'_> {
             let values = copy::values(line);
             if values.len() == names.len() {
                 let fields = names.iter().cloned().zip(values).collect();
-                tables.entry(table.to_owned()).or_default().push(Row { place, fields });
+                rows.push(Row { place, fields });
             } else {
                 let reason = format!("has {} values, but COPY {table} has {} columns", values.len(), names.len());
                 input.reject(place, reason);
             }
         }
+        input.reject(begin, format!("the rows of COPY {table} do not end with a line \\."));
     }
 
     /// Reads `INSERT INTO name [(column, …)] VALUES (…), (…)`, or the same with REPLACE.
