@@ -26,6 +26,7 @@ use super::{hashes, names, paths};
 
 /// Options of an import.
 #[derive(Clone, Debug, Default)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a flag")]
 pub struct Options {
     /// Namespace of password Secrets, unless the source names one.
     pub secret_namespace: Option<String>,

@@ -11,8 +11,8 @@ use roster_api::SOURCE_ID_ANNOTATION;
 use serde_json::Value;
 
 use super::assemble::{Item, Plan};
-use super::consent::ExistingUser;
 use super::draft::Place;
+use super::existing::ExistingUser;
 use super::identifiers::{Identifiers, Shared};
 use super::rules::Kind;
 

@@ -18,6 +18,7 @@ use super::acceptance::{Acceptance, labels, members, names};
 use super::accepted::Accepted;
 use super::assemble::{Item, Plan};
 use super::control;
+use super::existing::{ExistingGroup, ExistingUser};
 use super::findings::{Administrator, Admitted, Findings, MAX_NAMED, Present, Promotion, Promotions};
 use super::membership;
 use super::rules::Kind;
@@ -43,34 +44,6 @@ pub struct Consent<'a> {
     administrators: Accepted,
     /// Whether the import takes over fields of other field managers.
     takes_over: bool,
-}
-
-/// A User of the cluster.
-#[derive(Clone, Copy, Debug)]
-pub struct ExistingUser<'a> {
-    /// `metadata.name`.
-    pub name: &'a str,
-    /// `metadata.labels`.
-    pub labels: &'a BTreeMap<String, String>,
-    /// `spec`.
-    pub spec: &'a Value,
-    /// Value of the annotation [`SOURCE_ID_ANNOTATION`].
-    pub source: Option<&'a str>,
-    /// Fields of `spec` that earlier imports applied, in the notation of `managedFields`. JSON null if no import has applied the User.
-    pub owned: &'a Value,
-    /// Whether the plan has a password Secret for the User that does not exist or has other content.
-    pub gets_password: bool,
-}
-
-/// An existing Group of the cluster.
-#[derive(Clone, Copy, Debug)]
-pub struct ExistingGroup<'a> {
-    /// `metadata.name`.
-    pub name: &'a str,
-    /// `spec`.
-    pub spec: &'a Value,
-    /// Fields of `spec` that earlier imports applied, in the notation of `managedFields`. JSON null if no import has applied the Group.
-    pub owned: &'a Value,
 }
 
 struct PlannedGroup<'a> {
@@ -204,13 +177,8 @@ impl<'a> Consent<'a> {
         let listed: BTreeSet<&str> = members(&kept).filter(|member| !self.accepted.contains(member)).collect();
         let joins = |item: &Item| names(&item.object["spec"], group);
         // People are named by their names or usernames.
-        let by_username: BTreeSet<&str> = match listed.is_empty() {
-            true => BTreeSet::new(),
-            false => {
-                let joining = self.people.values().filter(|item| joins(item));
-                joining.filter_map(|item| item.object["spec"]["username"].as_str()).collect()
-            }
-        };
+        let joining = self.people.values().filter(|item| !listed.is_empty() && joins(item));
+        let by_username: BTreeSet<&str> = joining.filter_map(|item| item.object["spec"]["username"].as_str()).collect();
         let is_planned =
             |user: &str| by_username.contains(user) || self.people.get(user).is_some_and(|item| joins(item));
         let users = listed.into_iter().filter(|user| !is_planned(user)).map(|user| format!("User {user}"));

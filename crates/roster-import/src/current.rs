@@ -5,9 +5,10 @@ use std::collections::{HashMap, HashSet};
 use serde_json::{Map, Value};
 
 use super::control;
+use super::draft::Input;
 use super::membership::names;
-use super::paths;
 use super::restriction::foreign;
+use super::{naming, paths};
 
 /// What existing Users and Groups have that the import must not take away, by the name of the object.
 #[derive(Clone, Debug, Default)]
@@ -29,6 +30,12 @@ pub struct Current {
 }
 
 impl Current {
+    /// Returns whether existing memberships must be known, because Users and Groups keep some of them: the source leaves them
+    /// unclear, or has a group that gets no name.
+    pub fn needs_memberships(input: &Input) -> bool {
+        input.is_unclear() || naming::has_unusable(input)
+    }
+
     /// Adds an existing User. `owned` contains the fields of `spec` that imports applied, in the notation of
     /// `managedFields`.
     pub fn add_user(&mut self, name: &str, spec: &Value, owned: &Value) {

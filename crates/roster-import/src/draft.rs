@@ -11,7 +11,6 @@ use serde_json::{Map, Value};
 
 use super::hashes;
 use super::names;
-use super::naming;
 use super::rules::Fault;
 
 /// Position in the imported files.
@@ -403,14 +402,12 @@ impl Input {
         }
     }
 
-    /// Returns whether the source leaves any membership unclear, or has a group that gets no name. Existing memberships must
-    /// be known then, because Users and Groups keep them.
+    /// Returns whether the source leaves any membership unclear.
     pub fn is_unclear(&self) -> bool {
         let is_unclear = |person: &UserDraft| !person.unclear.is_empty() || !person.claimed.is_empty();
         !self.unclear.is_empty()
             || self.users.iter().any(is_unclear)
             || self.groups.iter().any(|group| !group.unclear.is_empty())
-            || naming::has_unusable(self)
     }
 
     /// Rejects a line.

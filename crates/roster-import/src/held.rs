@@ -22,7 +22,7 @@ pub struct Held<'a> {
     /// Groups that newly nest a Group, by its name.
     parents: HashMap<&'a str, Vec<&'a str>>,
     /// Conflicts that exist only if a User is not applied, by its name.
-    if_held: HashMap<String, Vec<Conflict>>,
+    without: HashMap<String, Vec<Conflict>>,
     /// Why each item is held, unless it is because of a finding or conflict of its own.
     items: HashMap<(Kind, String), Option<String>>,
     /// Groups that nothing may newly join.
@@ -40,15 +40,18 @@ impl<'a> Held<'a> {
         let Conflicting { conflicts, if_held } = conflicting;
         let (joining, parents, items, queue) = (None, HashMap::new(), HashMap::new(), Vec::new());
         let (closed, exposed) = (HashSet::new(), HashSet::new());
-        let mut held = Self { ties, joining, parents, if_held, items, closed, exposed, queue };
+        let mut held = Self { ties, joining, parents, without: if_held, items, closed, exposed, queue };
         for conflict in &conflicts {
             let (kind, name) = conflict.held();
             held.hold(kind, name, None);
         }
-        admitted.iter().for_each(|item| held.hold(Kind::Group, &item.group, None));
-        present.iter().for_each(|item| held.hold(Kind::Group, &item.group, None));
-        promotions.users.iter().for_each(|user| held.hold(Kind::User, user, None));
-        administrators.iter().for_each(|item| held.hold(Kind::User, &item.user, None));
+        let groups = admitted.iter().map(|item| &item.group).chain(present.iter().map(|item| &item.group));
+        for group in groups {
+            held.hold(Kind::Group, group, None);
+        }
+        for user in promotions.users.iter().chain(administrators.iter().map(|item| &item.user)) {
+            held.hold(Kind::User, user, None);
+        }
         held.settle();
         held
     }
@@ -95,7 +98,7 @@ impl<'a> Held<'a> {
             let reason = format!("it would accept User {name}, which is not applied");
             self.hold(Kind::Group, group, Some(reason));
         }
-        for conflict in self.if_held.remove(name).into_iter().flatten() {
+        for conflict in self.without.remove(name).into_iter().flatten() {
             let (kind, held) = conflict.held();
             self.hold(kind, held, Some(conflict.to_string()));
         }

@@ -8,7 +8,8 @@ use crate::acceptance::labels;
 use crate::accepted::Accepted;
 use crate::assemble::{Options, Plan, assemble};
 use crate::conflict::Conflicts;
-use crate::consent::{Consent, ExistingGroup, ExistingUser};
+use crate::consent::Consent;
+use crate::existing::{ExistingGroup, ExistingUser};
 use crate::rules::Rules;
 use crate::{Format, Source, read};
 
@@ -23,7 +24,9 @@ fn plan(manifests: &[Value]) -> Plan {
 }
 
 fn object(kind: &str, name: &str, spec: Value) -> Value {
-    json!({"apiVersion": "roster.dev/v1alpha1", "kind": kind, "metadata": {"name": name}, "spec": spec})
+    let mut object = json!({"apiVersion": "roster.dev/v1alpha1", "kind": kind, "metadata": {"name": name}});
+    object["spec"] = spec;
+    object
 }
 
 fn user(name: &str, spec: Value) -> Value {

@@ -10,8 +10,8 @@ use roster_credentials::claim::fold;
 use serde_json::Value;
 
 use super::assemble::{Item, Plan};
-use super::consent::ExistingUser;
 use super::control;
+use super::existing::ExistingUser;
 use super::rules::Kind;
 
 /// An identifier of a planned User that another User has.

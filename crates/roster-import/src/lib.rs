@@ -29,6 +29,7 @@ mod decode;
 mod dex;
 mod documents;
 pub mod draft;
+pub mod existing;
 mod expiry;
 pub mod findings;
 pub mod hashes;

@@ -6,8 +6,8 @@ use serde_json::Value;
 
 use super::acceptance::members;
 use super::assemble::{Item, Plan};
-use super::consent::{ExistingGroup, ExistingUser};
 use super::control::owns;
+use super::existing::{ExistingGroup, ExistingUser};
 use super::membership::names;
 use super::rules::Kind;
 

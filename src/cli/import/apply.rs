@@ -65,7 +65,9 @@ impl Import<'_> {
         let bar = progress(plan.items.len());
         let (groups, people): (Vec<_>, Vec<_>) = plan.items.iter().partition(|item| item.kind == Kind::Group);
         let missing = self.stage(&groups, &bar).await?;
-        missing.iter().for_each(|group| self.held.add_group(&group.name));
+        for group in missing {
+            self.held.add_group(&group.name);
+        }
         let held: HashSet<&str> =
             people.iter().filter(|item| self.held.contains(item)).map(|item| &*item.name).collect();
         bar.suspend(|| {

@@ -6,6 +6,7 @@ use kube::api::{Api, DynamicObject};
 use kube::{Client, ResourceExt};
 use roster_api::{Group, User};
 use roster_import::assemble::Options;
+use roster_import::current::Current;
 use roster_import::draft::Input;
 use roster_import::known::{KnownGroups, KnownUser};
 
@@ -16,14 +17,14 @@ use super::list::{list, resource, source};
 /// the source leaves memberships unclear.
 pub(super) async fn read_groups(client: &Client, input: &Input, options: &mut Options) -> Result<()> {
     let api: Api<DynamicObject> = Api::all_with(client.clone(), &resource::<Group>());
-    let (mut known, is_unclear) = (KnownGroups::default(), input.is_unclear());
+    let (mut known, needs_memberships) = (KnownGroups::default(), Current::needs_memberships(input));
     let group = |object: &DynamicObject| {
         let name = object.name_any();
         if let Some(source) = source(object) {
             known.add(source, &name, created(object), name.clone());
         }
         options.current.add_acceptance(&name, &object.data["spec"], &owned(object));
-        if is_unclear {
+        if needs_memberships {
             options.current.add_group(&name, &object.data["spec"]);
         }
     };
@@ -37,7 +38,7 @@ pub(super) async fn read_groups(client: &Client, input: &Input, options: &mut Op
 pub(super) async fn read_users(client: &Client, input: &Input, options: &mut Options) -> Result<()> {
     let api: Api<DynamicObject> = Api::all_with(client.clone(), &resource::<User>());
     let (sources, names) = (input.user_sources(), input.user_names());
-    let (is_unclear, without) = (input.is_unclear(), options.without.clone());
+    let (needs_memberships, without) = (Current::needs_memberships(input), options.without.clone());
     let user = |object: &DynamicObject| {
         let (name, spec) = (object.name_any(), &object.data["spec"]);
         let source = source(object).filter(|source| sources.contains(*source));
@@ -51,7 +52,7 @@ pub(super) async fn read_users(client: &Client, input: &Input, options: &mut Opt
                 options.current.add_omitted(&name, &applied["spec"], &without);
                 options.current.add_imported_restrictions(&name, &applied["spec"]);
             }
-            if is_unclear {
+            if needs_memberships {
                 options.current.add_user(&name, spec, &owned(object));
             }
         }

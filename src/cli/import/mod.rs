@@ -20,6 +20,7 @@ use std::process::ExitCode;
 use anyhow::{Context, Result, bail};
 use roster_import::accepted::Accepted;
 use roster_import::assemble::{Options, Plan, Renamed, assemble};
+use roster_import::current::Current;
 use roster_import::draft::Input;
 use roster_import::rules::Rules;
 use roster_import::{Source, csv, read};
@@ -68,7 +69,7 @@ async fn import(args: &Args) -> Result<ExitCode> {
 /// and people with an identifier can have been imported under another name.
 async fn read_known(input: &Input, options: &mut Options) -> Result<()> {
     let client = cluster::client("import").await?;
-    if !input.groups.is_empty() || input.has_identified_groups() || input.is_unclear() {
+    if !input.groups.is_empty() || input.has_identified_groups() || Current::needs_memberships(input) {
         known::read_groups(&client, input, options).await?;
     }
     known::read_users(&client, input, options).await

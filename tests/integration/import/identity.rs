@@ -42,7 +42,7 @@ async fn people_of_the_source_do_not_get_existing_users_with_their_names() {
     crate::support::create(&users, &crate::support::user(&admin, false)).await;
     cluster().kubectl(&["create", "clusterrolebinding", &admin, "--clusterrole=view", &format!("--user={admin}")]);
     let person = |id: &str, name: &str, email: &str| {
-        json!({"id": id, "username": name, "email": format!("{email}@example.com"),
+        json!({"id": id, "username": name, "email": format!("{email}@example.com"), "groups": [],
             "credentials": [{"type": "password", "value": "a giraffe in rubber boots"}]})
     };
     let mallory = person("2", &admin, &format!("{admin}-mallory"));
@@ -302,7 +302,8 @@ async fn members_of_a_group_that_someone_planted_require_a_flag() {
         assert!(reported.contains(&says), "{reported}");
     }
     assert_eq!(last_line(&text(&output.stdout)), "0 created, 0 changed, 0 unchanged, 0 rejected, 2 failed");
-    let accepting = [&apply[..], &[&format!("--accept-existing-users={eve},{zoe}")]].concat();
+    let accepted = format!("--accept-existing-users={eve},{zoe}");
+    let accepting = [&apply[..], &[&accepted]].concat();
     assert_eq!(last_line(&succeeds(&accepting)), "1 created, 1 changed, 0 unchanged, 0 rejected");
     assert_eq!(last_line(&succeeds(&apply)), "0 created, 0 changed, 2 unchanged, 0 rejected");
 }

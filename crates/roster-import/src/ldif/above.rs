@@ -60,7 +60,9 @@ impl Closure {
                 }
             }
             set.optimize();
-            component.iter().for_each(|group| set_of[*group as usize] = sets.len());
+            for group in component {
+                set_of[group as usize] = sets.len();
+            }
             sets.push(set);
         }
         Self { set_of, sets }
@@ -89,7 +91,9 @@ mod tests {
             groups in prop::collection::vec(0_u32..9, 0..3),
         ) {
             let mut listed_by = vec![Vec::new(); 9];
-            edges.iter().for_each(|(group, above)| listed_by[*group as usize].push(*above));
+            for (group, above) in &edges {
+                listed_by[*group as usize].push(*above);
+            }
             let found: BTreeSet<u32> = Above::new(listed_by.clone()).with_above(&groups).iter().collect();
             prop_assert_eq!(found, naive(&listed_by, &groups));
         }
