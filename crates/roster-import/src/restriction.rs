@@ -201,7 +201,7 @@ pub(super) fn keep_imported(spec: &mut Map<String, Value>, imported: &Map<String
 }
 
 /// Fields that the import does not change, because the User is restricted more strictly by someone else, or by an earlier
-/// import of a file that shows the state of accounts.
+/// import of an entry that shows the state of the account.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Unlifted {
     /// Position of the person in the source.
@@ -220,8 +220,8 @@ impl fmt::Display for Unlifted {
         if self.is_imported {
             return write!(
                 f,
-                "User {} stays restricted by {} of an earlier import, because this file does not show whether accounts are locked: \
-                 export it with these attributes, or lift such restrictions with --lift-restrictions",
+                "User {} stays restricted by {} of an earlier import, because the entry does not show whether the account is locked: \
+                 export them with operational attributes, or lift such restrictions with --lift-restrictions",
                 self.user,
                 fields.join(" and ")
             );
