@@ -330,12 +330,12 @@ impl Assembly<'_> {
         if let Some(source) = &person.source {
             object["metadata"]["annotations"] = json!({SOURCE_ID_ANNOTATION: source});
         }
+        if person.lacks_state && !self.options.lift_restrictions {
+            self.keep_imported(place, &name, &mut object);
+        }
         let faults = self.check(Kind::User, &object);
         if !faults.is_empty() {
             return Err(faults);
-        }
-        if person.lacks_state && !self.options.lift_restrictions {
-            self.keep_imported(place, &name, &mut object);
         }
         self.keep_restrictions(place, &name, &mut object);
         let reference = secret.as_ref().map(|secret| (secret.namespace.clone(), secret.name.clone()));
