@@ -220,10 +220,10 @@ impl<'a> Consent<'a> {
     /// Records which Groups would select a User of the plan as they are now, and do not accept it yet.
     fn select(&mut self, item: &'a Item, labels: &BTreeMap<String, String>, user: Option<&ExistingUser>) {
         for name in &self.selecting {
-            let live = &self.groups[name].live;
+            let PlannedGroup { live, after, .. } = &self.groups[name];
             let is_member = user.is_some_and(|user| live.accepts(name, user.labels, user.spec));
             if live.selects(labels) && !is_member {
-                self.ties.select(name, &item.name);
+                self.ties.select(name, &item.name, after.accepts(name, labels, &item.object["spec"]));
             }
         }
     }

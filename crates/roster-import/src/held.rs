@@ -29,6 +29,8 @@ pub struct Held<'a> {
     closed: HashSet<String>,
     /// Groups whose members are members of a Group that is held, and would not be if it were applied.
     exposed: HashSet<String>,
+    /// Whether all Groups that are not held have been sent to the server.
+    has_applied_groups: bool,
     /// Items whose consequences are not known yet.
     queue: Vec<(Kind, String)>,
 }
@@ -40,7 +42,9 @@ impl<'a> Held<'a> {
         let Conflicting { conflicts, if_held } = conflicting;
         let (joining, parents, items, queue) = (None, HashMap::new(), HashMap::new(), Vec::new());
         let (closed, exposed) = (HashSet::new(), HashSet::new());
-        let mut held = Self { ties, joining, parents, without: if_held, items, closed, exposed, queue };
+        let has_applied_groups = false;
+        let mut held =
+            Self { ties, joining, parents, without: if_held, items, closed, exposed, has_applied_groups, queue };
         for conflict in &conflicts {
             let (kind, name) = conflict.held();
             held.hold(kind, name, None);
@@ -56,9 +60,25 @@ impl<'a> Held<'a> {
         held
     }
 
-    /// Holds what depends on a Group that could not be created.
+    /// Holds what depends on a Group that could not be created. Call this after the other Groups have been applied.
     pub fn add_group(&mut self, name: &str) {
+        self.has_applied_groups = true;
         self.hold(Kind::Group, name, None);
+        self.settle();
+    }
+
+    /// Holds what would gain more because an existing Group could not be changed: it still has nested Groups and a selector that
+    /// the plan removes. What the plan adds to it joins nevertheless. Call this after the other Groups have been applied.
+    pub fn keep_group(&mut self, name: &str) {
+        self.has_applied_groups = true;
+        self.index();
+        for user in self.ties.replaced.remove(name).into_iter().flatten() {
+            let reason = format!("it would join Group {name}, which is not applied");
+            self.hold(Kind::User, user, Some(reason));
+        }
+        for nested in self.ties.dropped.remove(name).into_iter().flatten() {
+            self.expose(nested, name);
+        }
         self.settle();
     }
 
@@ -80,10 +100,17 @@ impl<'a> Held<'a> {
         }
     }
 
-    fn settle(&mut self) {
-        if self.joining.is_none() && !self.queue.is_empty() {
+    /// Finds out what joins each Group, unless it is known already.
+    fn index(&mut self) {
+        if self.joining.is_none() {
             self.joining = Some(self.ties.joining(Kind::User));
             self.parents = self.ties.joining(Kind::Group);
+        }
+    }
+
+    fn settle(&mut self) {
+        if !self.queue.is_empty() {
+            self.index();
         }
         while let Some((kind, name)) = self.queue.pop() {
             match kind {
@@ -106,7 +133,8 @@ impl<'a> Held<'a> {
 
     fn without_group(&mut self, name: &str) {
         self.close(name, "which is not applied");
-        for parent in self.parents.remove(name).into_iter().flatten() {
+        let parents = self.parents.remove(name).filter(|_| !self.has_applied_groups);
+        for parent in parents.into_iter().flatten() {
             let reason = format!("it would nest Group {name}, which is not applied");
             self.hold(Kind::Group, parent, Some(reason));
         }
@@ -138,7 +166,7 @@ impl<'a> Held<'a> {
             }
             let why = format!("is still nested in Group {parent}, which is not applied");
             self.close(&name, &format!("which {why}"));
-            if self.ties.widened.contains(&*name) {
+            if self.ties.widened.contains(&*name) && !self.has_applied_groups {
                 self.hold(Kind::Group, &name, Some(format!("it {why}")));
             }
             found.extend(self.ties.nested.get(&name).into_iter().flatten().cloned());

@@ -232,3 +232,46 @@ fn users_of_a_group_that_could_not_be_created_are_held() {
     let ada = plan.items.iter().find(|item| item.name == "ada").unwrap();
     assert_eq!(held.reason(ada), Some("it would join Group sailors, which is not applied"));
 }
+
+/// Returns the names of the Users that are held after this has happened to the Groups.
+fn held_users(manifests: &[Value], live: &[Value], then: impl FnOnce(&mut Held)) -> Vec<String> {
+    let plan = plan(manifests);
+    let mut held = found(&plan, live, "*");
+    then(&mut held);
+    let items = plan.items.iter().filter(|item| held.contains(item) && item.kind == Kind::User);
+    items.map(|item| item.name.clone()).collect()
+}
+
+#[test]
+fn users_of_groups_that_nest_one_that_could_not_be_created_are_applied() {
+    let admins = group("admins", json!({"memberGroups": ["sailors"], "acceptDeclaredMembers": true}));
+    let plan = [admins, user("ada", in_groups(&["sailors"])), user("bob", in_groups(&["admins"]))];
+    assert_eq!(held_users(&plan, &[], |held| held.add_group("sailors")), ["ada"]);
+}
+
+/// The server may reject the manifest of a Group that exists: another field manager owns a field, or a policy denies it.
+#[test]
+fn nothing_joins_what_a_group_that_could_not_be_changed_still_has() {
+    let live = [
+        group("admins", json!({"memberGroups": ["staff"], "acceptDeclaredMembers": true})),
+        group("staff", json!({"memberGroups": ["guests"]})),
+        group("guests", json!({"acceptDeclaredMembers": true})),
+        user("zoe", in_groups(&["guests"])),
+    ];
+    let plan = [
+        group("admins", json!({"memberGroups": ["board"], "acceptDeclaredMembers": true})),
+        user("ada", in_groups(&["guests"])),
+        user("bob", in_groups(&["admins"])),
+        user("joe", in_groups(&["board"])),
+        user("zoe", in_groups(&["guests"])),
+    ];
+    assert_eq!(held_users(&plan, &live, |_| ()), [""; 0]);
+    assert_eq!(held_users(&plan, &live, |held| held.keep_group("admins")), ["ada"]);
+    // The Group still has its selector.
+    let selecting =
+        |team: &str| json!({"acceptDeclaredMembers": true, "memberSelector": {"matchLabels": {"team": team}}});
+    let live = [group("sailors", selecting("sailors"))];
+    let named = labelled(user("bob", in_groups(&["sailors"])));
+    let people = [group("sailors", selecting("pilots")), labelled(user("ada", json!({}))), named];
+    assert_eq!(held_users(&people, &live, |held| held.keep_group("sailors")), ["ada"]);
+}
