@@ -21,6 +21,8 @@ pub struct Held<'a> {
     joining: Option<HashMap<&'a str, Vec<&'a str>>>,
     /// Groups that newly nest a Group, by its name.
     parents: HashMap<&'a str, Vec<&'a str>>,
+    /// Groups that nest a Group now, by its name.
+    nesting: HashMap<String, Vec<String>>,
     /// Conflicts that exist only if a User is not applied, by its name.
     without: HashMap<String, Vec<Conflict>>,
     /// Why each item is held, unless it is because of a finding or conflict of its own.
@@ -40,11 +42,22 @@ impl<'a> Held<'a> {
     pub fn new(findings: Findings<'a>, conflicting: Conflicting) -> Self {
         let Findings { admitted, present, promotions, administrators, ties } = findings;
         let Conflicting { conflicts, if_held } = conflicting;
-        let (joining, parents, items, queue) = (None, HashMap::new(), HashMap::new(), Vec::new());
+        let (joining, items, queue) = (None, HashMap::new(), Vec::new());
+        let (parents, nesting) = Default::default();
         let (closed, exposed) = (HashSet::new(), HashSet::new());
         let has_applied_groups = false;
-        let mut held =
-            Self { ties, joining, parents, without: if_held, items, closed, exposed, has_applied_groups, queue };
+        let mut held = Self {
+            ties,
+            joining,
+            parents,
+            nesting,
+            without: if_held,
+            items,
+            closed,
+            exposed,
+            has_applied_groups,
+            queue,
+        };
         for conflict in &conflicts {
             let (kind, name) = conflict.held();
             held.hold(kind, name, None);
@@ -105,6 +118,7 @@ impl<'a> Held<'a> {
         if self.joining.is_none() {
             self.joining = Some(self.ties.joining(Kind::User));
             self.parents = self.ties.joining(Kind::Group);
+            self.nesting = self.ties.nesting();
         }
     }
 
@@ -133,13 +147,24 @@ impl<'a> Held<'a> {
 
     fn without_group(&mut self, name: &str) {
         self.close(name, "which is not applied");
-        let parents = self.parents.remove(name).filter(|_| !self.has_applied_groups);
-        for parent in parents.into_iter().flatten() {
-            let reason = format!("it would nest Group {name}, which is not applied");
-            self.hold(Kind::Group, parent, Some(reason));
+        if !self.has_applied_groups {
+            self.hold_parents(name);
         }
         for nested in self.ties.dropped.remove(name).into_iter().flatten() {
             self.expose(nested, name);
+        }
+    }
+
+    /// Holds the Groups that would newly nest a Group, or one that nests it now, directly or through others.
+    fn hold_parents(&mut self, name: &str) {
+        let (mut found, mut known) = (vec![name.to_owned()], HashSet::new());
+        while let Some(nested) = found.pop() {
+            for parent in self.parents.remove(&*nested).into_iter().flatten() {
+                let reason = format!("it would nest Group {name}, which is not applied");
+                self.hold(Kind::Group, parent, Some(reason));
+            }
+            let above = self.nesting.get(&nested).into_iter().flatten().cloned();
+            found.extend(above.filter(|parent| known.insert(parent.clone())));
         }
     }
 

@@ -148,6 +148,24 @@ fn groups_that_nest_a_held_group_already_are_applied() {
     assert_eq!(held(&plan, &live, ""), ["sailors"]);
 }
 
+#[test]
+fn groups_that_would_nest_one_above_a_held_group_are_held() {
+    let live = [
+        group("sailors", json!({"acceptDeclaredMembers": false})),
+        group("crew", json!({"memberGroups": ["sailors"]})),
+        group("staff", json!({"memberGroups": ["crew"]})),
+        group("crew", json!({"memberGroups": ["sailors", "staff"]})),
+        user("eve", in_groups(&["sailors"])),
+    ];
+    let plan = [
+        group("sailors", json!({"acceptDeclaredMembers": true})),
+        group("admins", json!({"memberGroups": ["staff"]})),
+        group("staff", json!({"memberGroups": ["crew"], "displayName": "Staff"})),
+    ];
+    assert_eq!(held(&plan, &live, ""), ["admins", "sailors"]);
+    assert_eq!(held(&plan, &live, "*"), [""; 0]);
+}
+
 /// The Group would otherwise accept the User as it is now, without what the plan does to it.
 #[test]
 fn a_group_does_not_accept_a_user_that_is_held() {

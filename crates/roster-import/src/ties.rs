@@ -95,6 +95,17 @@ impl<'a> Ties<'a> {
         }
     }
 
+    /// Returns the existing Groups that nest each Group now.
+    pub(super) fn nesting(&self) -> HashMap<String, Vec<String>> {
+        let mut nesting: HashMap<String, Vec<String>> = HashMap::new();
+        for (parent, nested) in &self.nested {
+            for name in nested {
+                nesting.entry(name.clone()).or_default().push(parent.clone());
+            }
+        }
+        nesting
+    }
+
     /// Returns the Users that newly name each Group (with the kind User), or the Groups that newly nest it (with the kind Group).
     pub(super) fn joining(&self, kind: Kind) -> HashMap<&'a str, Vec<&'a str>> {
         let mut joining: HashMap<&str, Vec<&str>> = HashMap::new();
