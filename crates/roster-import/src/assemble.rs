@@ -38,7 +38,7 @@ pub struct Options {
     pub no_groups: bool,
     /// Fields of a User's `spec` to leave as they are.
     pub without: Vec<String>,
-    /// Lift restrictions of earlier imports although the file does not show whether accounts are locked.
+    /// Lift restrictions of earlier imports although the entries do not show whether accounts are locked.
     pub lift_restrictions: bool,
     /// Names of the cluster's Groups that were imported before, by their identities in the source.
     pub known_groups: BTreeMap<String, String>,
@@ -165,20 +165,8 @@ pub fn assemble(mut input: Input, options: &Options, rules: &Rules) -> Plan {
     let mut contested = contested(&input, &options.known_users, rules);
     let (taken, without_hash, suffixed, renamed, unlifted) = Default::default();
     let (rejected, keeper) = (input.rejected, Keeper::new(names, &options.current, &unclear, &of_all));
-    let keeps_imported = input.lacks_states && !options.lift_restrictions;
-    let mut assembly = Assembly {
-        options,
-        rules,
-        names,
-        keeper,
-        taken,
-        rejected,
-        without_hash,
-        suffixed,
-        renamed,
-        unlifted,
-        keeps_imported,
-    };
+    let mut assembly =
+        Assembly { options, rules, names, keeper, taken, rejected, without_hash, suffixed, renamed, unlifted };
     assembly.rejected.extend(names.unusable());
     let mut groups = BTreeMap::new();
     for group in input.groups {
@@ -247,8 +235,6 @@ struct Assembly<'a> {
     suffixed: Vec<Suffixed>,
     renamed: Vec<Renamed>,
     unlifted: Vec<Unlifted>,
-    /// Whether the source does not show if restrictions of earlier imports still apply.
-    keeps_imported: bool,
 }
 
 /// A password or hash that can't be imported.
@@ -344,11 +330,13 @@ impl Assembly<'_> {
         if let Some(source) = &person.source {
             object["metadata"]["annotations"] = json!({SOURCE_ID_ANNOTATION: source});
         }
+        if person.lacks_state && !self.options.lift_restrictions {
+            self.keep_imported(place, &name, &mut object);
+        }
         let faults = self.check(Kind::User, &object);
         if !faults.is_empty() {
             return Err(faults);
         }
-        self.keep_imported(place, &name, &mut object);
         self.keep_restrictions(place, &name, &mut object);
         let reference = secret.as_ref().map(|secret| (secret.namespace.clone(), secret.name.clone()));
         let claims = Claims { place, name: &name, login: &login, emails: &emails, source: person.source.as_deref() };
@@ -378,9 +366,9 @@ impl Assembly<'_> {
         }
     }
 
-    /// Keeps restrictions of earlier imports if the source does not show whether they still apply.
+    /// Keeps restrictions of earlier imports.
     fn keep_imported(&mut self, place: Place, name: &str, object: &mut Value) {
-        let imported = self.options.current.imported_restrictions(name).filter(|_| self.keeps_imported);
+        let imported = self.options.current.imported_restrictions(name);
         let Some((imported, spec)) = imported.zip(object["spec"].as_object_mut()) else { return };
         let fields = keep_imported(spec, imported);
         if !fields.is_empty() {

@@ -33,6 +33,8 @@ pub struct Consent<'a> {
     selecting_elsewhere: BTreeMap<String, Acceptance>,
     /// Groups of the plan that newly list a User in `members` or `memberships`, by the name or username in the list.
     listed: HashMap<&'a str, BTreeSet<&'a str>>,
+    /// Groups of the plan that no import has applied and that list a User now, by the name or username in the list.
+    planted: HashMap<String, BTreeSet<&'a str>>,
     /// Users of the plan, by name.
     people: HashMap<&'a str, &'a Item>,
     promotions: Promotions,
@@ -103,12 +105,13 @@ impl<'a> Consent<'a> {
         let people = people.into_iter().map(|item| (&*item.name, item)).collect();
         let (selecting, selecting_elsewhere) = (selecting.collect(), BTreeMap::new());
         let (promotions, ties, takes_over) = (Promotions::default(), Ties::new(plan), false);
-        let (accepted, administrators, present) = Default::default();
+        let (accepted, administrators, present, planted) = Default::default();
         Self {
             groups,
             selecting,
             selecting_elsewhere,
             listed,
+            planted,
             people,
             promotions,
             present,
@@ -159,6 +162,9 @@ impl<'a> Consent<'a> {
             }
         } else {
             let (place, group) = (planned_group.item.place, planned_group.item.name.as_str());
+            for member in members(spec) {
+                self.planted.entry(member.to_owned()).or_default().insert(group);
+            }
             let members = self.present(group, wanted, spec);
             let count = members.len();
             let members: Vec<String> = members.into_iter().take(MAX_NAMED).collect();
@@ -198,7 +204,7 @@ impl<'a> Consent<'a> {
     /// Records what must not be applied if the User is not.
     fn tie(&mut self, user: &ExistingUser) {
         let planned = self.people.get(user.name).copied();
-        let mut joined = self.newly_listing(user.name, user.spec["username"].as_str());
+        let mut joined = self.listing(user.name, user.spec["username"].as_str());
         let named = user.spec["groups"].as_array().into_iter().flatten().filter_map(Value::as_str);
         for group in named.chain(self.selecting.iter().copied()).filter(|_| planned.is_some()) {
             let group = self.groups.get(group).filter(|group| group.newly_accepts(user, user.labels, user.spec));
@@ -214,10 +220,10 @@ impl<'a> Consent<'a> {
     /// Records which Groups would select a User of the plan as they are now, and do not accept it yet.
     fn select(&mut self, item: &'a Item, labels: &BTreeMap<String, String>, user: Option<&ExistingUser>) {
         for name in &self.selecting {
-            let live = &self.groups[name].live;
+            let PlannedGroup { live, after, .. } = &self.groups[name];
             let is_member = user.is_some_and(|user| live.accepts(name, user.labels, user.spec));
             if live.selects(labels) && !is_member {
-                self.ties.select(name, &item.name);
+                self.ties.select(name, &item.name, after.accepts(name, labels, &item.object["spec"]));
             }
         }
     }
@@ -226,6 +232,13 @@ impl<'a> Consent<'a> {
     fn newly_listing(&self, name: &str, username: Option<&str>) -> BTreeSet<&'a str> {
         let names = std::iter::once(name).chain(username);
         names.filter_map(|name| self.listed.get(name)).flatten().copied().collect()
+    }
+
+    /// Returns the Groups that newly list a User, or list it now although no import has applied them.
+    fn listing(&self, name: &str, username: Option<&str>) -> BTreeSet<&'a str> {
+        let planted =
+            std::iter::once(name).chain(username).filter_map(|name| self.planted.get(name)).flatten().copied();
+        self.newly_listing(name, username).into_iter().chain(planted).collect()
     }
 
     /// Records the Groups that would accept the User although the plan does not add it to them.
@@ -292,7 +305,7 @@ impl<'a> Consent<'a> {
             if spec["admin"] == true && !self.administrators.contains(&item.name) {
                 administrators.push(Administrator { place: item.place, user: item.name.clone() });
             }
-            let listing = self.newly_listing(&item.name, spec["username"].as_str());
+            let listing = self.listing(&item.name, spec["username"].as_str());
             self.ties.join(&item.name, listing);
             if !self.selecting.is_empty() {
                 self.select(item, &labels(&item.object), None);

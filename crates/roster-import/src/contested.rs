@@ -10,7 +10,8 @@
 //! - People may be able to write their own emails. So an email never costs another person more than their own email: it is
 //!   left out for all who claim it, and does not count against a username.
 //!
-//! Entries that are rejected anyway claim nothing but the names of the User that they have already.
+//! Entries that are rejected for another reason claim their names as well. Otherwise, a mistake in the entry of the person to
+//! whom RoleBindings refer would give the name to someone else. Only an email that is not an address claims nothing.
 //!
 //! Entries with the same identifier but different content are all rejected, too: one of them may be planted.
 //!
@@ -68,14 +69,11 @@ pub(super) fn contested(input: &Input, known: &KnownUsers, rules: &Rules) -> Has
     let faults = ambiguous(users).into_iter();
     let mut contested: HashMap<usize, Contest> =
         faults.map(|(index, faults)| (index, Contest { faults, ..Contest::default() })).collect();
-    let mut valid = HashMap::new();
     for (claim, mut claimants) in claimants(users, known) {
         if claimants.len() > 1 {
             // Checked only here, because the rules take time.
-            claimants.retain(|(index, fault)| {
-                let user = known.of(users[*index].source.as_deref());
-                let has_name = user.is_some_and(|user| claim.is_of(user));
-                fault.is_none() || has_name || *valid.entry(*index).or_insert_with(|| is_valid(&users[*index], rules))
+            claimants.retain(|(_, fault)| {
+                fault.as_ref().is_none_or(|fault| fault.field != EMAIL || is_address(&fault.reason, rules))
             });
         }
         if is_one_user(&claimants, input) {
@@ -110,11 +108,9 @@ pub(super) fn contested(input: &Input, known: &KnownUsers, rules: &Rules) -> Has
     contested
 }
 
-/// Returns whether the entry can be imported, apart from what others claim.
-fn is_valid(person: &UserDraft, rules: &Rules) -> bool {
-    let name = person.name.clone().or_else(|| names::object_name(person.login())).unwrap_or_default();
-    let object = serde_json::json!({"metadata": {"name": name}, "spec": person.spec});
-    person.faults.is_empty() && !names::is_reserved(person.login()) && rules.check(Kind::User, &object).is_empty()
+/// Returns whether the CRD accepts an email.
+fn is_address(email: &str, rules: &Rules) -> bool {
+    rules.check(Kind::User, &serde_json::json!({"metadata": {"name": "x"}, "spec": {"email": email}})).is_empty()
 }
 
 /// Rejects entries that have the same identifier and different content.

@@ -51,8 +51,7 @@ fn users_of_a_source_that_share_a_name_are_all_rejected(
 #[case::email(json!({"email": "X@example.com"}), json!(null), 2)]
 #[case::username(json!({"username": "x@example.com"}), json!("x@example.com"), 1)]
 #[case::not_an_address(json!({"email": "ada"}), json!("x@example.com"), 1)]
-#[case::rejected_entry(json!({"email": "x@example.com", "attributes": {"locale": ["?"]}}), json!("x@example.com"), 1)]
-#[case::rejected_username(json!({"username": "ada", "attributes": {"locale": ["?"]}}), json!("x@example.com"), 1)]
+#[case::rejected_entry(json!({"email": "x@example.com", "attributes": {"locale": ["?"]}}), json!(null), 3)]
 fn an_email_costs_others_at_most_their_email(
     #[case] planted: serde_json::Value,
     #[case] email: serde_json::Value,
@@ -71,6 +70,21 @@ fn an_email_costs_others_at_most_their_email(
         assert_eq!(plan.rejected.len(), count, "{:?}", rejections(&plan));
         assert!(!is_username || names(&plan) == ["ada", "x-example.com"]);
     }
+}
+
+/// Otherwise, a mistake in the entry of the person to whom RoleBindings refer gives the name to someone else.
+#[test]
+fn rejected_entries_claim_their_usernames() {
+    let (ada, faulty) = (json!({"id": "1", "username": "ada"}), json!({"locale": ["?"]}));
+    let other = json!({"id": "2", "username": "Ada", "attributes": faulty});
+    for text in [realms(&ada, &other), realms(&other, &ada)] {
+        let plan = plan(Format::Keycloak, &text);
+        assert_eq!((names(&plan).len(), plan.rejected.len()), (0, 2), "{:?}", rejections(&plan));
+    }
+    // Entries without the identifier that others have.
+    let entry = |unit: &str, more: &str| format!("dn: uid=ada,ou={unit},dc=x\nobjectClass: person\nuid: ada\n{more}\n");
+    let found = plan(Format::Ldif, &format!("{}{}", entry("a", ""), entry("b", "entryUUID: 1\n")));
+    assert_eq!((names(&found).len(), found.rejected.len()), (0, 2), "{:?}", rejections(&found));
 }
 
 #[test]

@@ -172,6 +172,8 @@ pub struct UserDraft {
     pub(super) claimed: Vec<(GroupRef, String)>,
     /// Groups that the user may be in.
     pub(super) unclear: Unclear,
+    /// Whether the entry does not show if the account is locked, so that it says nothing about restrictions that it lacks.
+    pub(super) lacks_state: bool,
     /// Attributes of the source that can't be read, without which the user must not be imported.
     pub faults: Vec<Fault>,
     /// Digest of everything that the entry itself contains, without memberships that groups declare. Set by
@@ -333,8 +335,6 @@ pub struct Input {
     /// Whether the format has nothing but names, so that two entries without an identifier and with the same name are the
     /// same user.
     pub(super) has_only_names: bool,
-    /// Whether the file does not show if accounts are locked, so that it says nothing about people without a restriction.
-    pub lacks_states: bool,
     /// Digests are keyed at random, so that they reveal no password, and two different entries can't be made to have the same one.
     pub(super) hasher: RandomState,
 }
@@ -400,6 +400,11 @@ impl Input {
                 person.join(GroupRef::named(&name));
             }
         }
+    }
+
+    /// Returns how many people have an entry that does not show if their accounts are locked.
+    pub fn without_state(&self) -> usize {
+        self.users.iter().filter(|person| person.lacks_state).count()
     }
 
     /// Returns whether the source leaves any membership unclear.

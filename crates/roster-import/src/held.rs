@@ -21,6 +21,8 @@ pub struct Held<'a> {
     joining: Option<HashMap<&'a str, Vec<&'a str>>>,
     /// Groups that newly nest a Group, by its name.
     parents: HashMap<&'a str, Vec<&'a str>>,
+    /// Groups that nest a Group now, by its name.
+    nesting: HashMap<String, Vec<String>>,
     /// Conflicts that exist only if a User is not applied, by its name.
     without: HashMap<String, Vec<Conflict>>,
     /// Why each item is held, unless it is because of a finding or conflict of its own.
@@ -29,6 +31,8 @@ pub struct Held<'a> {
     closed: HashSet<String>,
     /// Groups whose members are members of a Group that is held, and would not be if it were applied.
     exposed: HashSet<String>,
+    /// Whether all Groups that are not held have been sent to the server.
+    has_applied_groups: bool,
     /// Items whose consequences are not known yet.
     queue: Vec<(Kind, String)>,
 }
@@ -38,9 +42,22 @@ impl<'a> Held<'a> {
     pub fn new(findings: Findings<'a>, conflicting: Conflicting) -> Self {
         let Findings { admitted, present, promotions, administrators, ties } = findings;
         let Conflicting { conflicts, if_held } = conflicting;
-        let (joining, parents, items, queue) = (None, HashMap::new(), HashMap::new(), Vec::new());
+        let (joining, items, queue) = (None, HashMap::new(), Vec::new());
+        let (parents, nesting) = Default::default();
         let (closed, exposed) = (HashSet::new(), HashSet::new());
-        let mut held = Self { ties, joining, parents, without: if_held, items, closed, exposed, queue };
+        let has_applied_groups = false;
+        let mut held = Self {
+            ties,
+            joining,
+            parents,
+            nesting,
+            without: if_held,
+            items,
+            closed,
+            exposed,
+            has_applied_groups,
+            queue,
+        };
         for conflict in &conflicts {
             let (kind, name) = conflict.held();
             held.hold(kind, name, None);
@@ -56,9 +73,25 @@ impl<'a> Held<'a> {
         held
     }
 
-    /// Holds what depends on a Group that could not be created.
+    /// Holds what depends on a Group that could not be created. Call this after the other Groups have been applied.
     pub fn add_group(&mut self, name: &str) {
+        self.has_applied_groups = true;
         self.hold(Kind::Group, name, None);
+        self.settle();
+    }
+
+    /// Holds what would gain more because an existing Group could not be changed: it still has nested Groups and a selector that
+    /// the plan removes. What the plan adds to it joins nevertheless. Call this after the other Groups have been applied.
+    pub fn keep_group(&mut self, name: &str) {
+        self.has_applied_groups = true;
+        self.index();
+        for user in self.ties.replaced.remove(name).into_iter().flatten() {
+            let reason = format!("it would join Group {name}, which is not applied");
+            self.hold(Kind::User, user, Some(reason));
+        }
+        for nested in self.ties.dropped.remove(name).into_iter().flatten() {
+            self.expose(nested, name);
+        }
         self.settle();
     }
 
@@ -80,10 +113,18 @@ impl<'a> Held<'a> {
         }
     }
 
-    fn settle(&mut self) {
-        if self.joining.is_none() && !self.queue.is_empty() {
+    /// Finds out what joins each Group, unless it is known already.
+    fn index(&mut self) {
+        if self.joining.is_none() {
             self.joining = Some(self.ties.joining(Kind::User));
             self.parents = self.ties.joining(Kind::Group);
+            self.nesting = self.ties.nesting();
+        }
+    }
+
+    fn settle(&mut self) {
+        if !self.queue.is_empty() {
+            self.index();
         }
         while let Some((kind, name)) = self.queue.pop() {
             match kind {
@@ -106,12 +147,24 @@ impl<'a> Held<'a> {
 
     fn without_group(&mut self, name: &str) {
         self.close(name, "which is not applied");
-        for parent in self.parents.remove(name).into_iter().flatten() {
-            let reason = format!("it would nest Group {name}, which is not applied");
-            self.hold(Kind::Group, parent, Some(reason));
+        if !self.has_applied_groups {
+            self.hold_parents(name);
         }
         for nested in self.ties.dropped.remove(name).into_iter().flatten() {
             self.expose(nested, name);
+        }
+    }
+
+    /// Holds the Groups that would newly nest a Group, or one that nests it now, directly or through others.
+    fn hold_parents(&mut self, name: &str) {
+        let (mut found, mut known) = (vec![name.to_owned()], HashSet::new());
+        while let Some(nested) = found.pop() {
+            for parent in self.parents.remove(&*nested).into_iter().flatten() {
+                let reason = format!("it would nest Group {name}, which is not applied");
+                self.hold(Kind::Group, parent, Some(reason));
+            }
+            let above = self.nesting.get(&nested).into_iter().flatten().cloned();
+            found.extend(above.filter(|parent| known.insert(parent.clone())));
         }
     }
 
@@ -138,7 +191,7 @@ impl<'a> Held<'a> {
             }
             let why = format!("is still nested in Group {parent}, which is not applied");
             self.close(&name, &format!("which {why}"));
-            if self.ties.widened.contains(&*name) {
+            if self.ties.widened.contains(&*name) && !self.has_applied_groups {
                 self.hold(Kind::Group, &name, Some(format!("it {why}")));
             }
             found.extend(self.ties.nested.get(&name).into_iter().flatten().cloned());

@@ -51,7 +51,8 @@ fn found<'a>(plan: &'a Plan, live: &[Value], accepted: &str) -> Held<'a> {
     };
     let name = |object: &Value| object["metadata"]["name"].as_str().unwrap().to_owned();
     for object in live.iter().filter(|object| object["kind"] == "Group") {
-        consent.existing_group(&ExistingGroup { name: &name(object), spec: &object["spec"], owned: &owned(object) });
+        let owned = if object["planted"] == true { Value::Null } else { owned(object) };
+        consent.existing_group(&ExistingGroup { name: &name(object), spec: &object["spec"], owned: &owned });
         conflicts.existing_group(&name(object), None, &object["spec"]);
     }
     for object in live.iter().filter(|object| object["kind"] == "User") {
@@ -147,6 +148,24 @@ fn groups_that_nest_a_held_group_already_are_applied() {
     assert_eq!(held(&plan, &live, ""), ["sailors"]);
 }
 
+#[test]
+fn groups_that_would_nest_one_above_a_held_group_are_held() {
+    let live = [
+        group("sailors", json!({"acceptDeclaredMembers": false})),
+        group("crew", json!({"memberGroups": ["sailors"]})),
+        group("staff", json!({"memberGroups": ["crew"]})),
+        group("crew", json!({"memberGroups": ["sailors", "staff"]})),
+        user("eve", in_groups(&["sailors"])),
+    ];
+    let plan = [
+        group("sailors", json!({"acceptDeclaredMembers": true})),
+        group("admins", json!({"memberGroups": ["staff"]})),
+        group("staff", json!({"memberGroups": ["crew"], "displayName": "Staff"})),
+    ];
+    assert_eq!(held(&plan, &live, ""), ["admins", "sailors"]);
+    assert_eq!(held(&plan, &live, "*"), [""; 0]);
+}
+
 /// The Group would otherwise accept the User as it is now, without what the plan does to it.
 #[test]
 fn a_group_does_not_accept_a_user_that_is_held() {
@@ -162,6 +181,27 @@ fn a_group_does_not_accept_a_user_that_is_held() {
     let listing = group("sailors", json!({"members": ["ada", "bob"]}));
     let plan = [listing, user("ada", email("root"))];
     assert_eq!(held(&plan, &[user("root", email("root"))], "*"), ["ada", "sailors"]);
+}
+
+/// Someone may have created both before the first import, with the identifier of the group and a User of their own.
+#[test]
+fn a_group_that_no_import_has_applied_does_not_keep_a_user_that_is_held() {
+    let plan = [group("sailors", json!({"acceptDeclaredMembers": true})), user("ada", in_groups(&["sailors"]))];
+    let mut sailors = group("sailors", json!({"members": ["ada"]}));
+    sailors["planted"] = true.into();
+    for ada in [user("ada", json!({})), user("ada", in_groups(&["sailors"]))] {
+        assert_eq!(held(&plan, &[sailors.clone(), ada.clone()], ""), ["ada", "sailors"]);
+        assert_eq!(held(&plan, &[sailors.clone(), ada], "ada"), [""; 0]);
+    }
+    // By the username.
+    sailors["spec"] = json!({"memberships": [{"user": "countess"}]});
+    let countess = json!({"username": "countess", "groups": ["sailors"], "email": "root@example.com"});
+    let plan = [plan[0].clone(), user("ada", countess)];
+    assert_eq!(held(&plan, &[sailors.clone(), user("root", email("root"))], "*"), ["ada", "sailors"]);
+    // An import has applied the Group.
+    sailors["planted"] = false.into();
+    sailors["spec"]["acceptDeclaredMembers"] = true.into();
+    assert_eq!(held(&plan, &[sailors, user("root", email("root"))], "*"), ["ada"]);
 }
 
 /// The Group still has the selector that the plan replaces.
@@ -209,4 +249,47 @@ fn users_of_a_group_that_could_not_be_created_are_held() {
     assert_eq!(items.map(|item| &*item.name).collect::<Vec<_>>(), ["ada"]);
     let ada = plan.items.iter().find(|item| item.name == "ada").unwrap();
     assert_eq!(held.reason(ada), Some("it would join Group sailors, which is not applied"));
+}
+
+/// Returns the names of the Users that are held after this has happened to the Groups.
+fn held_users(manifests: &[Value], live: &[Value], then: impl FnOnce(&mut Held)) -> Vec<String> {
+    let plan = plan(manifests);
+    let mut held = found(&plan, live, "*");
+    then(&mut held);
+    let items = plan.items.iter().filter(|item| held.contains(item) && item.kind == Kind::User);
+    items.map(|item| item.name.clone()).collect()
+}
+
+#[test]
+fn users_of_groups_that_nest_one_that_could_not_be_created_are_applied() {
+    let admins = group("admins", json!({"memberGroups": ["sailors"], "acceptDeclaredMembers": true}));
+    let plan = [admins, user("ada", in_groups(&["sailors"])), user("bob", in_groups(&["admins"]))];
+    assert_eq!(held_users(&plan, &[], |held| held.add_group("sailors")), ["ada"]);
+}
+
+/// The server may reject the manifest of a Group that exists: another field manager owns a field, or a policy denies it.
+#[test]
+fn nothing_joins_what_a_group_that_could_not_be_changed_still_has() {
+    let live = [
+        group("admins", json!({"memberGroups": ["staff"], "acceptDeclaredMembers": true})),
+        group("staff", json!({"memberGroups": ["guests"]})),
+        group("guests", json!({"acceptDeclaredMembers": true})),
+        user("zoe", in_groups(&["guests"])),
+    ];
+    let plan = [
+        group("admins", json!({"memberGroups": ["board"], "acceptDeclaredMembers": true})),
+        user("ada", in_groups(&["guests"])),
+        user("bob", in_groups(&["admins"])),
+        user("joe", in_groups(&["board"])),
+        user("zoe", in_groups(&["guests"])),
+    ];
+    assert_eq!(held_users(&plan, &live, |_| ()), [""; 0]);
+    assert_eq!(held_users(&plan, &live, |held| held.keep_group("admins")), ["ada"]);
+    // The Group still has its selector.
+    let selecting =
+        |team: &str| json!({"acceptDeclaredMembers": true, "memberSelector": {"matchLabels": {"team": team}}});
+    let live = [group("sailors", selecting("sailors"))];
+    let named = labelled(user("bob", in_groups(&["sailors"])));
+    let people = [group("sailors", selecting("pilots")), labelled(user("ada", json!({}))), named];
+    assert_eq!(held_users(&people, &live, |held| held.keep_group("sailors")), ["ada"]);
 }

@@ -19,7 +19,6 @@ use super::control;
 use super::draft::{Input, Place, UserDraft};
 use super::expiry::is_never;
 use super::membership::{self, Memberships};
-use super::paths;
 
 /// States that restrict a User, from the weakest to the strictest.
 const STATES: [&str; 2] = ["Disabled", "Banned"];
@@ -192,16 +191,35 @@ pub(super) fn keep_foreign(spec: &mut Map<String, Value>, foreign: &Map<String, 
     kept
 }
 
-/// Adds the restrictions of earlier imports to the `spec` of a manifest that the source does not contradict. Returns the fields
-/// that the manifest would have removed.
+/// Changes the `spec` of a manifest so that it restricts the User at least as strictly as earlier imports. Returns the fields that
+/// the manifest would have lifted.
 pub(super) fn keep_imported(spec: &mut Map<String, Value>, imported: &Map<String, Value>) -> Vec<String> {
     let before = spec.clone();
-    paths::add_missing(spec, imported);
-    imported.keys().filter(|field| before.get(*field) != spec.get(*field)).cloned().collect()
+    if let Some(value) = imported.get("validity") {
+        let (live, wanted) = (Validity::of(Some(value)), Validity::of(spec.get("validity")));
+        let both = live.and(wanted);
+        if both.is_empty() || both == live {
+            spec.insert("validity".to_owned(), value.clone());
+        } else if both != wanted {
+            spec.insert("validity".to_owned(), both.to_value());
+        }
+        if both.is_empty() {
+            let disabled = state(spec.get("state")).unwrap_or(DISABLED);
+            spec.insert("state".to_owned(), STATES[disabled].into());
+        }
+    }
+    if let Some(value) = imported.get("state").filter(|value| state(Some(value)) > state(spec.get("state"))) {
+        spec.insert("state".to_owned(), value.clone());
+    }
+    if imported.get("requirePasswordChange").is_some_and(|value| value == true) {
+        spec.insert("requirePasswordChange".to_owned(), true.into());
+    }
+    let fields = ["requirePasswordChange", "state", "validity"].into_iter();
+    fields.filter(|field| before.get(*field) != spec.get(*field)).map(str::to_owned).collect()
 }
 
 /// Fields that the import does not change, because the User is restricted more strictly by someone else, or by an earlier
-/// import of a file that shows the state of accounts.
+/// import of an entry that shows the state of the account.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Unlifted {
     /// Position of the person in the source.
@@ -220,8 +238,8 @@ impl fmt::Display for Unlifted {
         if self.is_imported {
             return write!(
                 f,
-                "User {} stays restricted by {} of an earlier import, because this file does not show whether accounts are locked: \
-                 export it with these attributes, or lift such restrictions with --lift-restrictions",
+                "User {} stays restricted by {} of an earlier import, because the entry does not show whether the account is locked: \
+                 export them with operational attributes, or lift such restrictions with --lift-restrictions",
                 self.user,
                 fields.join(" and ")
             );
@@ -371,6 +389,35 @@ mod tests {
         let owned: Map<String, Value> =
             live.as_object().unwrap().keys().map(|field| (format!("f:{field}"), json!({}))).collect();
         assert_eq!(foreign(&live, &owned.into()), Map::new());
+    }
+
+    /// A narrower export does not show the attribute from which an earlier one had the restriction.
+    #[rstest]
+    #[case(json!({"validity": {"notAfter": EARLY}}), json!({"validity": {"notAfter": LATE}}),
+        json!({"validity": {"notAfter": EARLY}}), &["validity"])]
+    #[case(json!({"validity": {"notAfter": LATE}}), json!({"validity": {"notAfter": EARLY}}),
+        json!({"validity": {"notAfter": EARLY}}), &[])]
+    #[case(json!({"validity": {"notBefore": NOW}}), json!({"validity": {"notAfter": LATE}}),
+        json!({"validity": {"notBefore": NOW, "notAfter": LATE}}), &["validity"])]
+    #[case(json!({"validity": {"notBefore": LATE}}), json!({"validity": {"notAfter": EARLY}}),
+        json!({"validity": {"notBefore": LATE}, "state": "Disabled"}), &["state", "validity"])]
+    #[case(json!({"validity": {"notAfter": EARLY}}), json!({}), json!({"validity": {"notAfter": EARLY}}), &["validity"])]
+    #[case(json!({"state": "Banned"}), json!({"state": "Disabled"}), json!({"state": "Banned"}), &["state"])]
+    #[case(json!({"state": "Disabled"}), json!({"state": "Banned"}), json!({"state": "Banned"}), &[])]
+    #[case(json!({"requirePasswordChange": true}), json!({}), json!({"requirePasswordChange": true}), &["requirePasswordChange"])]
+    fn restrictions_of_earlier_imports_are_not_weakened(
+        #[case] live: Value,
+        #[case] mut wanted: Value,
+        #[case] expected: Value,
+        #[case] fields: &[&str],
+    ) {
+        let imported = foreign(&live, &Value::Null);
+        assert_eq!(keep_imported(wanted.as_object_mut().unwrap(), &imported), fields);
+        assert_eq!(wanted, expected);
+        // The next import changes nothing.
+        let imported = foreign(&expected, &Value::Null);
+        keep_imported(wanted.as_object_mut().unwrap(), &imported);
+        assert_eq!(wanted, expected);
     }
 
     #[test]

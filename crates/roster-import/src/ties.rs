@@ -21,6 +21,8 @@ pub struct Ties<'a> {
     pub(super) joined: HashMap<String, BTreeSet<&'a str>>,
     /// Users that a Group would newly select as it is now, because of labels in the plan, by the name of the Group.
     pub(super) selected: HashMap<&'a str, Vec<&'a str>>,
+    /// Those of them that the Group would not accept if the plan were applied as a whole.
+    pub(super) replaced: HashMap<&'a str, Vec<&'a str>>,
     /// Nested Groups of each existing Group.
     pub(super) nested: HashMap<String, Vec<String>>,
     /// Nested Groups that the plan removes from a Group.
@@ -84,9 +86,24 @@ impl<'a> Ties<'a> {
         }
     }
 
-    /// Adds a User of the plan that a Group would newly select as it is now.
-    pub(super) fn select(&mut self, group: &'a str, user: &'a str) {
+    /// Adds a User of the plan that a Group would newly select as it is now, and whether it would accept the User if the plan
+    /// were applied as a whole.
+    pub(super) fn select(&mut self, group: &'a str, user: &'a str, is_planned: bool) {
         self.selected.entry(group).or_default().push(user);
+        if !is_planned {
+            self.replaced.entry(group).or_default().push(user);
+        }
+    }
+
+    /// Returns the existing Groups that nest each Group now.
+    pub(super) fn nesting(&self) -> HashMap<String, Vec<String>> {
+        let mut nesting: HashMap<String, Vec<String>> = HashMap::new();
+        for (parent, nested) in &self.nested {
+            for name in nested {
+                nesting.entry(name.clone()).or_default().push(parent.clone());
+            }
+        }
+        nesting
     }
 
     /// Returns the Users that newly name each Group (with the kind User), or the Groups that newly nest it (with the kind Group).

@@ -64,9 +64,12 @@ impl Import<'_> {
     async fn apply(&mut self, plan: &Plan) -> Result<()> {
         let bar = progress(plan.items.len());
         let (groups, people): (Vec<_>, Vec<_>) = plan.items.iter().partition(|item| item.kind == Kind::Group);
-        let missing = self.stage(&groups, &bar).await?;
-        for group in missing {
-            self.held.add_group(&group.name);
+        for group in self.stage(&groups, &bar).await? {
+            if self.live.exists(group) {
+                self.held.keep_group(&group.name);
+            } else {
+                self.held.add_group(&group.name);
+            }
         }
         let held: HashSet<&str> =
             people.iter().filter(|item| self.held.contains(item)).map(|item| &*item.name).collect();
@@ -78,7 +81,7 @@ impl Import<'_> {
         Ok(())
     }
 
-    /// Applies items of one kind. Returns those that do not exist and could not be created.
+    /// Applies items of one kind. Returns those that the server rejected.
     async fn stage<'a>(&mut self, items: &[&'a Item], bar: &ProgressBar) -> Result<Vec<&'a Item>> {
         let (held, items): (Vec<&Item>, Vec<&Item>) = items.iter().copied().partition(|item| self.held.contains(item));
         bar.suspend(|| rejects::report_held(held.iter().copied(), &self.held, self.files));
@@ -86,7 +89,7 @@ impl Import<'_> {
         bar.inc(u64::try_from(held.len()).unwrap_or_default());
         let is_restricted: HashSet<&str> = self.restricted.iter().map(|(name, _)| name.as_str()).collect();
         let was_written = |item: &Item| item.kind == Kind::User && is_restricted.contains(&*item.name);
-        let (live, outcome, mut missing) = (&self.live, &mut self.outcome, Vec::new());
+        let (live, outcome, mut failed) = (&self.live, &mut self.outcome, Vec::new());
         let mut applied = stream::iter(items).map(|item| apply(live, item, self.force)).buffer_unordered(CONCURRENCY);
         while let Some((item, result)) = applied.next().await {
             match result {
@@ -95,7 +98,7 @@ impl Import<'_> {
                 Ok(_) => outcome.created += 1,
                 Err(error @ kube::Error::Api(_)) => {
                     outcome.failed += 1;
-                    missing.extend((!live.exists(item)).then_some(item));
+                    failed.push(item);
                     bar.suspend(|| report(item, self.files, &error));
                 }
                 // If the server does not answer, the remaining requests would fail too.
@@ -103,7 +106,7 @@ impl Import<'_> {
             }
             bar.inc(1);
         }
-        Ok(missing)
+        Ok(failed)
     }
 }
 

@@ -47,7 +47,7 @@ pub(super) async fn read_users(client: &Client, input: &Input, options: &mut Opt
         }
         if source.is_some() || names.contains(&name) {
             options.current.add_restrictions(&name, spec, &owned(object));
-            if !without.is_empty() || input.lacks_states {
+            if !without.is_empty() || input.without_state() > 0 {
                 let applied = serde_json::to_value(object).map(|object| extracted(&object)).unwrap_or_default();
                 options.current.add_omitted(&name, &applied["spec"], &without);
                 options.current.add_imported_restrictions(&name, &applied["spec"]);

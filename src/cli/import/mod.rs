@@ -38,16 +38,27 @@ pub(super) fn execute(args: &Args) -> Result<ExitCode> {
     runtime.block_on(import(args))
 }
 
+/// Warns about entries that do not show whether accounts are locked.
+fn warn_about_states(input: &Input) {
+    let (count, total) = (input.without_state(), input.users.len());
+    if count == 0 {
+        return;
+    }
+    let who =
+        if count == total { "no person has".to_owned() } else { format!("{count} of {total} people do not have") };
+    rejects::print_line(&format!(
+        "warning: this file does not show which accounts are locked, because {who} an operational attribute such as modifyTimestamp. \
+         Export operational attributes, too: ldapsearch … '*' '+'"
+    ));
+}
+
 async fn import(args: &Args) -> Result<ExitCode> {
     let files = Files::of(args);
     let rules = Rules::default();
     let input = read(args.from.into(), &source(args)?, &rules);
     let is_empty = input.is_empty();
-    if input.lacks_states && !args.lift_restrictions {
-        rejects::print_line(
-            "warning: this file does not show which accounts are locked, because no person has an operational attribute such as \
-             modifyTimestamp. Export operational attributes, too: ldapsearch … '*' '+'",
-        );
+    if !args.lift_restrictions {
+        warn_about_states(&input);
     }
     let mut options = options(args);
     if args.write.is_none() {

@@ -1,7 +1,8 @@
-//! Whether an export contains the state of accounts.
+//! Whether the entry of a person contains the state of the account.
 //!
 //! In most directories, the attributes by which an account is locked are operational: `ldapsearch '*'` does not return them. An
-//! export without them looks as if no account were locked.
+//! export without them looks as if no account were locked. Each entry counts by itself: another one may be planted, or come from
+//! another export.
 
 use super::parser::Record;
 
@@ -37,7 +38,7 @@ const STATES: [&str; 10] = [
     "useraccountcontrol",
 ];
 
-/// Returns whether the record of a person shows that the export contains the state of accounts.
-pub(super) fn shows_states(record: &Record) -> bool {
+/// Returns whether the record of a person shows the state of the account.
+pub(super) fn shows_state(record: &Record) -> bool {
     OF_EVERY_ENTRY.iter().chain(&STATES).any(|name| record.first(name).is_some())
 }

@@ -118,7 +118,6 @@ pub(super) fn read(bytes: &[u8]) -> Input {
             ),
         }
     }
-    input.lacks_states = !people.is_empty() && !people.iter().any(|(.., record)| exported::shows_states(record));
     let records = groups.iter().map(|(index, records)| (input.groups[*index].id.clone(), &records[..]));
     let mut listings = Listings::of(records);
     for (index, dn, record) in people {
@@ -277,6 +276,7 @@ fn user_draft(
         person.set("identities", serde_json::json!([{"type": "ldap", "id": dn}]));
     }
     account::read(record, &mut person);
+    person.lacks_state = !exported::shows_state(record);
     let hashes = || record.all("userpassword").map(|hash| hash.value.as_str());
     let usable = hashes().find(|hash| super::hashes::usable(hash).is_ok());
     super::text::take_password(&mut person, usable.or_else(|| hashes().next()).unwrap_or_default());

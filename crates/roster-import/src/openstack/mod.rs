@@ -53,7 +53,7 @@ pub(super) fn read(bytes: &[u8]) -> Input {
         sql::read(bytes, &mut input)
     };
     let is_complete = input.rejected.is_empty();
-    input.describes_memberships = MEMBERSHIPS.iter().any(|name| tables.contains_key(*name));
+    let has_table = MEMBERSHIPS.iter().any(|name| tables.contains_key(*name));
     let mut take = |name: &str| tables.remove(name).unwrap_or_default();
     let users = [take("users"), take("user")].concat_rows();
     let groups = [take("groups"), take("group")].concat_rows();
@@ -65,8 +65,7 @@ pub(super) fn read(bytes: &[u8]) -> Input {
     };
     let groups = Groups::read(groups, &mut input);
     let memberships = MEMBERSHIPS.map(&mut take).concat_rows();
-    // Files that people write themselves may have the groups in the rows of users.
-    input.describes_memberships |= users.iter().any(|row| row.fields.contains_key("groups"));
+    input.describes_memberships = has_table || users.iter().any(|row| row.groups().is_some());
     let memberships = groups.memberships(memberships, &mut input);
     for row in users {
         let mut person = user_draft(&row, &accounts);
@@ -78,6 +77,8 @@ pub(super) fn read(bytes: &[u8]) -> Input {
                 }
             }
             groups.join_inline(&row, &mut person, &mut input);
+            // The groups in a row describe only this user.
+            person.unclear.all = !has_table && row.groups().is_none();
             input.add_user(person);
         } else {
             input.reject(row.place, "name: is missing");
@@ -130,6 +131,8 @@ fn latest(rows: Vec<Row>) -> HashMap<String, Row> {
 #[derive(Default)]
 struct Groups {
     by_id: HashMap<String, GroupRef>,
+    /// Domains by ID.
+    domains: HashMap<String, String>,
     /// IDs by domain and name.
     ids: HashMap<(String, String), String>,
 }
@@ -147,6 +150,7 @@ impl Groups {
             group.set("description", row.text("description"));
             set_domain(&mut group.spec, &domain);
             groups.by_id.insert(id.clone(), group.reference());
+            groups.domains.insert(id.clone(), domain.clone());
             groups.ids.insert((domain, name), id);
             input.groups.push(group);
         }
@@ -170,22 +174,24 @@ impl Groups {
         memberships
     }
 
-    /// Reads the groups in the row of a user: IDs, objects with an ID, or names of groups in the user's domain.
+    /// Reads the groups in the row of a user: IDs, objects with an ID, or names of groups. Only those of the user's domain count:
+    /// an administrator of one domain must not add its users to groups of another.
     fn join_inline(&self, row: &Row, person: &mut UserDraft, input: &mut Input) {
         let domain = person.spec.get("domain").and_then(Value::as_str).unwrap_or_default().to_owned();
-        for group in row.fields.get("groups").and_then(Value::as_array).into_iter().flatten() {
+        for group in row.groups().and_then(Value::as_array).into_iter().flatten() {
             let explicit = group["id"].as_str();
             let text = explicit.or(group.as_str()).or(group["name"].as_str()).unwrap_or_default();
             // Groups can have names that look like the ID of another one.
             let named = self.ids.get(&(domain.clone(), text.to_owned())).filter(|_| explicit.is_none());
             let id = named.map_or(text, String::as_str);
-            if let Some(group) = self.by_id.get(id) {
+            let is_own = self.domains.get(id).is_some_and(|of_group| *of_group == domain);
+            if let Some(group) = self.by_id.get(id).filter(|_| is_own) {
                 person.join(group.clone());
                 continue;
             }
             person.unclear.groups.insert(SourceId::new("keystone", text));
             let reason =
-                format!("{text:?} is neither the ID of a group in this file nor the name of one in the user's domain");
+                format!("{text:?} is neither the ID nor the name of a group in this file that is in the user's domain");
             let (place, who) = (row.place, person.login().to_owned());
             input.rejected.push(Rejected { place, who, field: "groups".to_owned(), reason });
         }
@@ -303,7 +309,7 @@ mod tests {
     fn groups_in_users_are_ids_or_names_in_the_users_domain() {
         let groups =
             r#"[{"id": "g1", "domain_id": "a", "name": "admins"}, {"id": "g2", "domain_id": "b", "name": "admins"}]"#;
-        let users = r#"[{"id": "1", "name": "ada", "domain_id": "b", "groups": ["admins"]}, {"id": "2", "name": "bob", "groups": ["admins", {"id": "g1", "name": "x"}]}]"#;
+        let users = r#"[{"id": "1", "name": "ada", "domain_id": "b", "groups": ["admins"]}, {"id": "2", "name": "bob", "domain_id": "a", "groups": ["ops", {"id": "g1", "name": "x"}, {"id": "g2"}]}]"#;
         let input = read(format!("{{\"groups\": {groups},\n\"users\": {users},\n\"memberships\": [{{\"user_id\": \"1\", \"group_id\": \"g9\"}}]}}").as_bytes());
         let ids = |person: &UserDraft| person.groups.iter().map(|group| group.id.clone()).collect::<Vec<_>>();
         assert_eq!(ids(&input.users[0]), [SourceId::new("keystone", "g2")]);
@@ -314,9 +320,31 @@ mod tests {
             rejected,
             [
                 "3: group_id: g9 is not the ID of a group in this file",
-                "2: groups: \"admins\" is neither the ID of a group in this file nor the name of one in the user's domain",
+                "2: groups: \"ops\" is neither the ID nor the name of a group in this file that is in the user's domain",
+                "2: groups: \"g2\" is neither the ID nor the name of a group in this file that is in the user's domain",
             ]
         );
+    }
+
+    /// Keystone's API returns additional attributes of a user among the others, and people may be able to set them.
+    #[test]
+    fn an_attribute_of_one_user_does_not_describe_memberships() {
+        let user = |id: &str, more: serde_json::Value| {
+            let mut user = json!({"id": id, "name": format!("u{id}"), "domain_id": "a"});
+            user.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+            user
+        };
+        let tables = |user: &serde_json::Value, other: &serde_json::Value| {
+            json!({"groups": [{"id": "g1", "name": "ops", "domain_id": "a"}], "users": [user, other]}).to_string()
+        };
+        let links = json!({"links": {"self": "x"}, "groups": ["g1"]});
+        let input = read(tables(&user("1", links), &user("2", json!({"links": {}}))).as_bytes());
+        assert!(!input.describes_memberships && input.users.iter().all(|person| person.groups.is_empty()));
+        // The row of a user describes only this one.
+        let input = read(tables(&user("1", json!({"groups": ["g1"]})), &user("2", json!({}))).as_bytes());
+        assert!(input.describes_memberships);
+        let unclear = input.users.iter().map(|person| (person.groups.len(), person.unclear.all));
+        assert_eq!(unclear.collect::<Vec<_>>(), [(1, false), (0, true)]);
     }
 
     #[test]

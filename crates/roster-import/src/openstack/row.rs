@@ -22,6 +22,12 @@ impl Row {
         }
     }
 
+    /// Returns the groups in the row of a user. Files that people write themselves may have them. Objects of the API have none, but
+    /// the additional attributes of a user, which may have any name, are among their fields.
+    pub(super) fn groups(&self) -> Option<&Value> {
+        self.fields.get("groups").filter(|_| !self.fields.contains_key("links"))
+    }
+
     /// Returns the column `extra`, which is JSON, either as an object or encoded as a string.
     pub(super) fn extra(&self) -> Value {
         match self.fields.get("extra") {
