@@ -143,14 +143,19 @@ fn keycloak() -> String {
 
 fn openshift() -> String {
     let api = "user.openshift.io/v1";
-    let user = |i| json!({"apiVersion": api, "kind": "User", "metadata": {"name": format!("u{i:05}")}, "fullName": format!("Person {i}")});
+    let user = |i| {
+        let (name, identities) = (format!("u{i:05}"), [format!("ldap:u{i:05}")]);
+        json!({"apiVersion": api, "kind": "User", "metadata": {"name": name}, "fullName": format!("Person {i}"),
+            "identities": identities})
+    };
     let group = |i| {
         let users: Vec<String> = (i..*PEOPLE).step_by(GROUPS).map(|i| format!("u{i:05}")).collect();
         json!({"apiVersion": api, "kind": "Group", "metadata": {"name": format!("g{i}")}, "users": users})
     };
     let identity = |i| {
         let (id, user) = (format!("u{i:05}"), json!({"name": format!("u{i:05}")}));
-        json!({"apiVersion": api, "kind": "Identity", "providerName": "ldap", "providerUserName": id, "user": user})
+        let name = json!({"name": format!("ldap:{id}")});
+        json!({"apiVersion": api, "kind": "Identity", "metadata": name, "providerName": "ldap", "providerUserName": id, "user": user})
     };
     let all = [array(user, *PEOPLE), array(group, GROUPS), array(identity, *PEOPLE)];
     let items: Vec<&Value> = all.iter().flat_map(|list| list.as_array().unwrap()).collect();
