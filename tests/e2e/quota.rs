@@ -16,7 +16,7 @@ const OWNER: &str = "quinn";
 const APOLLO: &str = "quinn-apollo";
 const GEMINI: &str = "quinn-gemini";
 
-/// CPU time that the owner may request, in thousandths: four times as much as a pod requests.
+/// Millicores that the owner may request: four times as many as a pod requests.
 const LIMIT: u64 = 200;
 
 /// Deployments of a user get exactly as many pods as the quota allows, quota moves between their namespaces as pods end,

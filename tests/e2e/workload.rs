@@ -87,7 +87,7 @@ pub(crate) fn wait_for_use(kubectl: &Kubectl, user: &str, name: &str, expected: 
     })
 }
 
-/// Returns the CPU time that a user's namespaces may request in total, and the pods in them do, in thousandths, as
+/// Returns how many millicores a user's namespaces may request in total, and how many their pods request, as
 /// kube-apiserver stores it. Pods that have ended or are about to be gone do not count.
 pub(crate) fn cpu_of(kubectl: &Kubectl, namespaces: &[&str]) -> Result<(u64, u64)> {
     let sum = |list: &[&str], quantity: fn(&Value) -> u64| -> Result<u64> {
@@ -106,9 +106,9 @@ pub(crate) fn cpu_of(kubectl: &Kubectl, namespaces: &[&str]) -> Result<(u64, u64
     Ok((allotted, requested))
 }
 
-/// Returns a quantity of CPU time in thousandths; 0 if there is none.
+/// Returns a CPU quantity in millicores. A missing quantity counts as 0.
 fn cpu(quantity: &Value) -> u64 {
     let text = quantity.as_str().unwrap_or("0");
-    let thousandths = text.strip_suffix('m').map_or_else(|| text.parse().map(|cores: u64| cores * 1000), str::parse);
-    thousandths.expect("a quantity of CPU time is a number of cores or thousandths")
+    let millicores = text.strip_suffix('m').map_or_else(|| text.parse().map(|cores: u64| cores * 1000), str::parse);
+    millicores.expect("a CPU quantity is a number of cores or millicores")
 }

@@ -331,13 +331,13 @@ impl Assembly<'_> {
             object["metadata"]["annotations"] = json!({SOURCE_ID_ANNOTATION: source});
         }
         if person.lacks_state && !self.options.lift_restrictions {
-            self.keep_imported(place, &name, &mut object);
+            self.keep_restrictions(place, &name, &mut object, true);
         }
         let faults = self.check(Kind::User, &object);
         if !faults.is_empty() {
             return Err(faults);
         }
-        self.keep_restrictions(place, &name, &mut object);
+        self.keep_restrictions(place, &name, &mut object, false);
         let reference = secret.as_ref().map(|secret| (secret.namespace.clone(), secret.name.clone()));
         let claims = Claims { place, name: &name, login: &login, emails: &emails, source: person.source.as_deref() };
         self.taken.claim(&claims, reference)?;
@@ -356,23 +356,18 @@ impl Assembly<'_> {
         Ok(Item { place, kind: Kind::User, name, derived_from, object, secret })
     }
 
-    /// Removes what would lift a restriction that someone else has set.
-    fn keep_restrictions(&mut self, place: Place, name: &str, object: &mut Value) {
-        let foreign = self.options.current.restrictions(name);
-        let Some((foreign, spec)) = foreign.zip(object["spec"].as_object_mut()) else { return };
-        let fields = keep_foreign(spec, foreign);
+    /// Removes what would lift a restriction that earlier imports have set, or that someone else has.
+    fn keep_restrictions(&mut self, place: Place, name: &str, object: &mut Value, is_imported: bool) {
+        let current = &self.options.current;
+        let (restrictions, keep): (_, fn(&mut _, &_) -> _) = if is_imported {
+            (current.imported_restrictions(name), keep_imported)
+        } else {
+            (current.restrictions(name), keep_foreign)
+        };
+        let Some((restrictions, spec)) = restrictions.zip(object["spec"].as_object_mut()) else { return };
+        let fields = keep(spec, restrictions);
         if !fields.is_empty() {
-            self.unlifted.push(Unlifted { place, user: name.to_owned(), fields, is_imported: false });
-        }
-    }
-
-    /// Keeps restrictions of earlier imports.
-    fn keep_imported(&mut self, place: Place, name: &str, object: &mut Value) {
-        let imported = self.options.current.imported_restrictions(name);
-        let Some((imported, spec)) = imported.zip(object["spec"].as_object_mut()) else { return };
-        let fields = keep_imported(spec, imported);
-        if !fields.is_empty() {
-            self.unlifted.push(Unlifted { place, user: name.to_owned(), fields, is_imported: true });
+            self.unlifted.push(Unlifted { place, user: name.to_owned(), fields, is_imported });
         }
     }
 

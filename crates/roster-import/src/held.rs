@@ -15,6 +15,7 @@ use super::rules::Kind;
 use super::ties::Ties;
 
 /// Items of a plan that are not applied.
+#[derive(Default)]
 pub struct Held<'a> {
     ties: Ties<'a>,
     /// Users that newly name a Group, by its name. `None` as long as nothing is held.
@@ -42,22 +43,7 @@ impl<'a> Held<'a> {
     pub fn new(findings: Findings<'a>, conflicting: Conflicting) -> Self {
         let Findings { admitted, present, promotions, administrators, ties } = findings;
         let Conflicting { conflicts, if_held } = conflicting;
-        let (joining, items, queue) = (None, HashMap::new(), Vec::new());
-        let (parents, nesting) = Default::default();
-        let (closed, exposed) = (HashSet::new(), HashSet::new());
-        let has_applied_groups = false;
-        let mut held = Self {
-            ties,
-            joining,
-            parents,
-            nesting,
-            without: if_held,
-            items,
-            closed,
-            exposed,
-            has_applied_groups,
-            queue,
-        };
+        let mut held = Self { ties, without: if_held, ..Self::default() };
         for conflict in &conflicts {
             let (kind, name) = conflict.held();
             held.hold(kind, name, None);

@@ -239,7 +239,7 @@ impl fmt::Display for Unlifted {
             return write!(
                 f,
                 "User {} stays restricted by {} of an earlier import, because the entry does not show whether the account is locked: \
-                 export them with operational attributes, or lift such restrictions with --lift-restrictions",
+                 export the entry with its operational attributes, or lift such restrictions with --lift-restrictions",
                 self.user,
                 fields.join(" and ")
             );

@@ -30,7 +30,7 @@ fn text(bytes: &[u8]) -> Cow<'_, [u8]> {
     }
 }
 
-/// A change of bytes, which leaves most of them as they are.
+/// Applies a change. If it changes nothing, the bytes are not copied.
 fn changed(bytes: Bytes, change: impl FnOnce(&[u8]) -> Cow<'_, [u8]>) -> Bytes {
     match change(&bytes) {
         Cow::Borrowed(_) => bytes,
